@@ -1,0 +1,355 @@
+/**
+ * Chunks of memory, taken by the writers of FIFOs and given back by their
+ * readers, from any thread.
+ *
+ * A binary buddy system (Knowlton, "A fast storage allocator", CACM 1965) whose
+ * free lists are bitmaps, one for each size class: taking a chunk clears a bit,
+ * giving it back sets it, and whoever changed the bit owns the chunk. There is
+ * no list head to compare and swap, hence no ABA and no tag that could wrap;
+ * no operation blocks or waits for another thread. Buddies are merged only when
+ * an allocation would fail otherwise.
+ *
+ * The tables (counts, bitmaps, descriptors) are dense and lie apart from the
+ * data, so a chunk that is not used touches no page, and every chunk starts at
+ * a multiple of the unit.
+ *
+ * @since 0.1.0
+ */
+import type { SharedWords } from "./SharedWords.ts"
+
+const CLASSES = 11
+const COUNT_WORDS = 16
+const DESCRIPTOR_WORDS = 4
+
+const C_EXHAUSTED = 15
+
+const D_START = 0
+const D_NEXT = 1
+const D_CLASS = 2
+
+const ALL_BITS = -1
+
+/**
+ * Smallest chunk in bytes, and the unit a segment is divided in: one page.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const MIN_CHUNK_BYTES = 4096
+
+/**
+ * Largest chunk in bytes. A FIFO that needs more takes several.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const MAX_CHUNK_BYTES = MIN_CHUNK_BYTES * 2 ** (CLASSES - 1)
+
+const bitmapWords = (bits: number): number => (bits + 31) >>> 5
+
+/**
+ * 32-bit words that the tables for `units` units take.
+ *
+ * @category sizing
+ * @since 0.1.0
+ */
+export const tableWords = (units: number): number => descriptorsAt(0, units) + units * DESCRIPTOR_WORDS
+
+const usedAt = (at: number, units: number): number => {
+  let word = at + COUNT_WORDS
+  for (let sizeClass = 0; sizeClass < CLASSES; sizeClass++) word += bitmapWords(units >>> sizeClass)
+  return word
+}
+
+const descriptorsAt = (at: number, units: number): number => (usedAt(at, units) + bitmapWords(units) + 15) & ~15
+
+/**
+ * One thread's mapping of the chunks of a segment: `units` units of `unitBytes`
+ * bytes from byte offset `dataStart` on, with the tables at word `at`.
+ *
+ * **Example** (Taking and giving back)
+ *
+ * ```ts
+ * import { ChunkAllocator, tableWords } from "@cut-through/core/memory/ChunkAllocator"
+ * import { SharedWords } from "@cut-through/core/memory/SharedWords"
+ *
+ * const tables = tableWords(8) * 4
+ * const words = new SharedWords(new SharedArrayBuffer(tables + 8 * 4096))
+ * const chunks = new ChunkAllocator(words, { at: 0, units: 8, unitBytes: 4096, dataStart: tables })
+ * chunks.format()
+ * const chunk = chunks.allocate(5000)
+ * chunks.bytes(chunk) // => 8192
+ * chunks.availableBytes // => 24576
+ * chunks.release(chunk) // => true
+ * chunks.release(chunk) // => false
+ * chunks.availableBytes // => 32768
+ * ```
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export class ChunkAllocator {
+  readonly words: SharedWords
+  /** Units: chunk numbers are below it. */
+  readonly units: number
+  /** Bytes in a unit, the smallest chunk. A power of two. */
+  readonly unitBytes: number
+  /** Bytes in all units. */
+  readonly size: number
+  /** First word behind the allocator's tables that are always written: the descriptors, written one by one, follow. */
+  readonly descriptors: number
+
+  private readonly at: number
+  private readonly dataStart: number
+  private readonly used: number
+  private readonly bitmaps: Array<number> = []
+  // Where the last chunk of each class was found or given back: the next one is likely near, and its page warm.
+  private readonly hints: Array<number> = []
+
+  constructor(
+    words: SharedWords,
+    options: {
+      readonly at: number
+      readonly units: number
+      readonly unitBytes: number
+      readonly dataStart: number
+    }
+  ) {
+    this.words = words
+    this.units = options.units
+    this.unitBytes = options.unitBytes
+    this.size = options.units * options.unitBytes
+    this.at = options.at
+    this.dataStart = options.dataStart
+    let word = options.at + COUNT_WORDS
+    for (let sizeClass = 0; sizeClass < CLASSES; sizeClass++) {
+      this.bitmaps.push(word)
+      this.hints.push(0)
+      word += bitmapWords(options.units >>> sizeClass)
+    }
+    this.used = usedAt(options.at, options.units)
+    this.descriptors = descriptorsAt(options.at, options.units)
+  }
+
+  /** Marks all units free, in chunks as large as they come. The tables must be zero. */
+  format(): void {
+    let unit = 0
+    while (unit < this.units) {
+      let sizeClass = CLASSES - 1
+      while ((unit & ((1 << sizeClass) - 1)) !== 0 || unit + (1 << sizeClass) > this.units) sizeClass--
+      this.setFree(sizeClass, unit >>> sizeClass)
+      unit += 1 << sizeClass
+    }
+    this.hints.fill(0)
+  }
+
+  /** Bytes in free chunks. Another thread may be taking or giving some back at this moment. */
+  get availableBytes(): number {
+    let units = 0
+    for (let sizeClass = 0; sizeClass < CLASSES; sizeClass++) {
+      units += this.words.load(this.at + sizeClass) * 2 ** sizeClass
+    }
+    return Math.min(Math.max(units, 0), this.units) * this.unitBytes
+  }
+
+  /** Whether an allocation has failed since `clearExhausted`. */
+  get isExhausted(): boolean {
+    return this.words.load(this.at + C_EXHAUSTED) !== 0
+  }
+
+  /** Forgets failed allocations. */
+  clearExhausted(): void {
+    this.words.store(this.at + C_EXHAUSTED, 0)
+  }
+
+  /**
+   * Takes a chunk of at least `bytes` if there is one, else the largest smaller
+   * one there is. Returns its number, or -1 when the segment is exhausted.
+   *
+   * A request above the largest class gets that class: callers look at
+   * `bytes` and take another chunk for the rest.
+   */
+  allocate(bytes: number): number {
+    let wanted = 0
+    while (wanted < CLASSES - 1 && this.unitBytes * 2 ** wanted < bytes) wanted++
+    let chunk = this.takeAtLeast(wanted)
+    if (chunk < 0 && wanted > 0 && this.mergeBuddies()) chunk = this.takeAtLeast(wanted)
+    for (let sizeClass = wanted - 1; chunk < 0 && sizeClass >= 0; sizeClass--) {
+      chunk = this.takeExact(sizeClass, sizeClass)
+    }
+    if (chunk < 0) this.words.store(this.at + C_EXHAUSTED, 1)
+    return chunk
+  }
+
+  /** Gives a chunk back. Returns false, and changes nothing, when it is not one that was taken. */
+  release(chunk: number): boolean {
+    const sizeClass = this.classOf(chunk)
+    if (sizeClass < 0) return false
+    // The class is taken out of the descriptor first, in one step: of two releases of one chunk only one succeeds.
+    const descriptor = this.descriptor(chunk) + D_CLASS
+    if (this.words.exchange(descriptor, 0) !== sizeClass + 1) return false
+    return this.setFree(sizeClass, chunk >>> sizeClass)
+  }
+
+  /** Bytes in a chunk, or -1 when the number or its descriptor makes no sense. */
+  bytes(chunk: number): number {
+    const sizeClass = this.classOf(chunk)
+    return sizeClass < 0 ? -1 : this.unitBytes * 2 ** sizeClass
+  }
+
+  /** Offset in the region of a chunk's first byte. */
+  offset(chunk: number): number {
+    return this.dataStart + chunk * this.unitBytes
+  }
+
+  /** Stream position of a chunk's first byte. */
+  start(chunk: number): number {
+    return this.words.load(this.descriptor(chunk) + D_START)
+  }
+
+  /** Sets the stream position of a chunk's first byte. */
+  setStart(chunk: number, position: number): void {
+    this.words.store(this.descriptor(chunk) + D_START, position)
+  }
+
+  /** The chunk after this one: its number, -1 when there is none, -2 when the link makes no sense. */
+  next(chunk: number): number {
+    const next = this.words.load(this.descriptor(chunk) + D_NEXT) - 1
+    return next >= -1 && next < this.units ? next : -2
+  }
+
+  /** Links a chunk behind another; -1 ends the list. */
+  setNext(chunk: number, next: number): void {
+    this.words.store(this.descriptor(chunk) + D_NEXT, next + 1)
+  }
+
+  private classOf(chunk: number): number {
+    if (chunk < 0 || chunk >= this.units) return -1
+    const sizeClass = this.words.load(this.descriptor(chunk) + D_CLASS) - 1
+    if (sizeClass < 0 || sizeClass >= CLASSES) return -1
+    const span = 1 << sizeClass
+    return (chunk & (span - 1)) === 0 && chunk + span <= this.units ? sizeClass : -1
+  }
+
+  private takeAtLeast(wanted: number): number {
+    for (let sizeClass = wanted; sizeClass < CLASSES; sizeClass++) {
+      if (this.words.load(this.at + sizeClass) <= 0) continue
+      const chunk = this.takeExact(sizeClass, wanted)
+      if (chunk >= 0) return chunk
+    }
+    return -1
+  }
+
+  /** Takes a free chunk of `sizeClass` and gives back all of it but one chunk of class `wanted`. */
+  private takeExact(sizeClass: number, wanted: number): number {
+    const index = this.clearFree(sizeClass)
+    if (index < 0) return -1
+    const chunk = index << sizeClass
+    for (let half = sizeClass - 1; half >= wanted; half--) {
+      // The upper half, so that the lowest addresses are used first and the others stay untouched.
+      this.setFree(half, (chunk >>> half) + 1)
+    }
+    this.words.store(this.descriptor(chunk) + D_CLASS, wanted + 1)
+    this.words.store(this.descriptor(chunk) + D_NEXT, 0)
+    this.markUsed(chunk, 1 << wanted)
+    return chunk
+  }
+
+  /** Clears one free bit of a class. Whoever saw it set in the word it cleared owns the chunk. */
+  private clearFree(sizeClass: number): number {
+    const base = this.bitmaps[sizeClass]
+    const length = bitmapWords(this.units >>> sizeClass)
+    let at = this.hints[sizeClass]
+    for (let seen = 0; seen < length; seen++) {
+      let free = this.words.load(base + at)
+      while (free !== 0) {
+        const bit = free & -free
+        const before = this.words.and(base + at, ~bit)
+        if ((before & bit) !== 0) {
+          this.words.add(this.at + sizeClass, -1)
+          this.hints[sizeClass] = at
+          return at * 32 + (31 - Math.clz32(bit))
+        }
+        free = before & ~bit
+      }
+      at = at + 1 === length ? 0 : at + 1
+    }
+    return -1
+  }
+
+  private setFree(sizeClass: number, index: number): boolean {
+    const at = index >>> 5
+    const bit = 1 << (index & 31)
+    if ((this.words.or(this.bitmaps[sizeClass] + at, bit) & bit) !== 0) return false
+    this.words.add(this.at + sizeClass, 1)
+    this.hints[sizeClass] = at
+    return true
+  }
+
+  /** Joins free buddies to chunks of the next class, lowest class first. Returns whether any were joined. */
+  private mergeBuddies(): boolean {
+    let merged = false
+    for (let sizeClass = 0; sizeClass < CLASSES - 1; sizeClass++) {
+      const base = this.bitmaps[sizeClass]
+      const length = bitmapWords(this.units >>> sizeClass)
+      for (let at = 0; at < length; at++) {
+        const free = this.words.load(base + at)
+        let pairs = free & (free >>> 1) & 0x55555555
+        while (pairs !== 0) {
+          const low = pairs & -pairs
+          pairs &= ~low
+          const both = low | (low << 1)
+          const before = this.words.and(base + at, ~both)
+          const held = before & both
+          if (held === both) {
+            this.words.add(this.at + sizeClass, -2)
+            this.setFree(sizeClass + 1, (at * 32 + (31 - Math.clz32(low))) >>> 1)
+            merged = true
+          } else if (held !== 0) {
+            // Another thread took the buddy in between: this one was free before and is again.
+            this.words.or(base + at, held)
+          }
+        }
+      }
+    }
+    return merged
+  }
+
+  private markUsed(unit: number, count: number): void {
+    let at = this.used + (unit >>> 5)
+    let shift = unit & 31
+    while (count > 0) {
+      const here = Math.min(count, 32 - shift)
+      const bits = here === 32 ? ALL_BITS : ((1 << here) - 1) << shift
+      if ((this.words.load(at) & bits) !== bits) this.words.or(at, bits)
+      count -= here
+      shift = 0
+      at++
+    }
+  }
+
+  /** Calls `visit` for each run of units that have ever been taken: `[from, to)`. */
+  visitUsed(visit: (from: number, to: number) => void): void {
+    let runStart = -1
+    for (let first = 0; first < this.units; first += 32) {
+      const used = this.words.load(this.used + (first >>> 5))
+      if (used === (runStart < 0 ? 0 : ALL_BITS)) continue
+      const end = Math.min(first + 32, this.units)
+      for (let unit = first; unit < end; unit++) {
+        const isUsed = ((used >>> (unit & 31)) & 1) === 1
+        if (isUsed && runStart < 0) {
+          runStart = unit
+        } else if (!isUsed && runStart >= 0) {
+          visit(runStart, unit)
+          runStart = -1
+        }
+      }
+    }
+    if (runStart >= 0) visit(runStart, this.units)
+  }
+
+  /** Word of a unit's descriptor. */
+  descriptor(unit: number): number {
+    return this.descriptors + unit * DESCRIPTOR_WORDS
+  }
+}

@@ -1,0 +1,61 @@
+/**
+ * How one side of a connection makes the other one look.
+ *
+ * A doorbell carries no data: bytes, room, ends and resets are all in the
+ * FIFOs, and a ring only says that one of them has changed. Rings may be lost
+ * in a crowd, but never the last one: whoever is rung looks at everything.
+ *
+ * @since 0.1.0
+ */
+
+/**
+ * What a side holds to ring the other one.
+ *
+ * `ring` is called from the hot path: it does not block, throw or allocate.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Doorbell {
+  readonly ring: () => void
+}
+
+/**
+ * What is rung: a connection that looks at its FIFOs and wakes whoever waits.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Listener {
+  readonly onRing: () => void
+}
+
+/**
+ * A doorbell between two connections of the same thread: a call.
+ *
+ * The listener is set when the connection exists and cleared when it is gone;
+ * ringing in between is harmless.
+ *
+ * **Example** (Ringing)
+ *
+ * ```ts
+ * import { LocalDoorbell } from "@cut-through/core/memory/Doorbell"
+ *
+ * let rings = 0
+ * const doorbell = new LocalDoorbell()
+ * doorbell.ring()
+ * doorbell.listener = { onRing: () => void rings++ }
+ * doorbell.ring()
+ * rings // => 1
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export class LocalDoorbell implements Doorbell {
+  listener: Listener | undefined = undefined
+
+  ring(): void {
+    if (this.listener !== undefined) this.listener.onRing()
+  }
+}
