@@ -195,7 +195,14 @@ export class Fifo {
   private cursorBytes = 0
   private cursorOffset = 0
 
-  private constructor(chunks: ChunkAllocator, index: number, at: number, size: number, minAlloc: number, chunk: number) {
+  private constructor(
+    chunks: ChunkAllocator,
+    index: number,
+    at: number,
+    size: number,
+    minAlloc: number,
+    chunk: number
+  ) {
     this.chunks = chunks
     this.words = chunks.words
     this.index = index

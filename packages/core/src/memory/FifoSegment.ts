@@ -179,7 +179,11 @@ export const attach = (words: SharedWords): FifoSegment | undefined => {
   const unitBytes = words.load(H_UNIT_BYTES)
   const maxFifos = words.load(H_MAX_FIFOS)
   const sane =
-    units > 0 && units <= 2 ** 26 && maxFifos >= 0 && maxFifos <= 2 ** 24 && unitBytes > 0 &&
+    units > 0 &&
+    units <= 2 ** 26 &&
+    maxFifos >= 0 &&
+    maxFifos <= 2 ** 24 &&
+    unitBytes > 0 &&
     (unitBytes & (unitBytes - 1)) === 0
   if (!sane) return undefined
   const layout = layoutOf(units, unitBytes, maxFifos)

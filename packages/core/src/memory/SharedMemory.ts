@@ -98,7 +98,7 @@ export const CopyBytes: Context.Reference<Copy> = Context.Reference<Copy>(
   { defaultValue: () => portableCopy }
 )
 
-const DEFAULT_POOL_SIZE = ByteSize.mebibytes(512)
+const DEFAULT_POOL_BYTES = 512 * 1024 * 1024
 
 /**
  * Regions over `SharedArrayBuffer`s, with a pool of at most `poolSize`
@@ -112,8 +112,8 @@ export const make = (
   options: { readonly poolSize?: ByteSize.Input | undefined } = {}
 ): Effect.Effect<SharedMemory["Service"]> =>
   Effect.map(CopyBytes, (copy) => {
-    const poolSize: ByteSize.Input = options.poolSize ?? DEFAULT_POOL_SIZE
-    const poolLimit = ByteSize.toNumberUnsafe(ByteSize.fromInputUnsafe(poolSize))
+    const poolLimit =
+      options.poolSize === undefined ? DEFAULT_POOL_BYTES : Number(ByteSize.fromInputUnsafe(options.poolSize))
     const pool = new Map<number, Array<Region>>()
     let regions = 0
     let bytes = 0

@@ -1,0 +1,121 @@
+/**
+ * How a fiber that waits for bytes is resumed.
+ *
+ * Resuming a fiber runs it on the caller's stack, which is what makes a round
+ * trip between two fibers short, and what overflows the stack when thousands
+ * of fibers wake each other in a row, or keeps timers waiting when two of them
+ * never stop. So the production layer resumes directly up to a nesting depth
+ * and a budget, then hands over to the scheduler, which lets the event loop
+ * turn. Never through a microtask: timers would starve.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Scheduler from "effect/Scheduler"
+
+/**
+ * Something that waits. `resume` is called at most once for each `wake`; whoever
+ * stops waiting in between ignores it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Waiter {
+  readonly resume: () => void
+}
+
+/**
+ * The service that resumes waiters, in the order in which they are woken when
+ * they cannot be resumed at once.
+ *
+ * **Example** (Waking in order)
+ *
+ * ```ts
+ * import { layer, Wake } from "@cut-through/core/runtime/Wake"
+ * import { Effect } from "effect"
+ *
+ * const order: Array<string> = []
+ * const program = Effect.gen(function*() {
+ *   const { wake } = yield* Wake
+ *   wake({ resume: () => void order.push("reader") })
+ *   order.push("writer goes on")
+ * })
+ * await Effect.runPromise(program.pipe(Effect.provide(layer)))
+ * order // => ["reader", "writer goes on"]
+ * ```
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Wake extends Context.Service<
+  Wake,
+  {
+    readonly wake: (waiter: Waiter) => void
+  }
+>()("@cut-through/core/runtime/Wake") {}
+
+/**
+ * Resumes directly, nested at most `depth` deep (default 8) and at most
+ * `budget` times (default 128) until the scheduler has had its turn.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (
+  options: {
+    readonly depth?: number | undefined
+    readonly budget?: number | undefined
+  } = {}
+): Effect.Effect<Wake["Service"]> =>
+  Effect.map(Scheduler.Scheduler, (scheduler) => {
+    const dispatcher = scheduler.makeDispatcher()
+    const maxDepth = options.depth ?? 8
+    const maxBudget = options.budget ?? 128
+    let depth = 0
+    let budget = maxBudget
+    let queue: Array<Waiter> = []
+
+    const flush = () => {
+      const batch = queue
+      queue = []
+      budget = maxBudget
+      for (const waiter of batch) waiter.resume()
+    }
+
+    return Wake.of({
+      wake(waiter) {
+        // Behind a queue, so that nobody is overtaken.
+        if (queue.length === 0 && depth < maxDepth && budget > 0) {
+          depth++
+          budget--
+          try {
+            waiter.resume()
+          } finally {
+            depth--
+          }
+        } else {
+          queue.push(waiter)
+          if (queue.length === 1) dispatcher.scheduleTask(flush, 0)
+        }
+      }
+    })
+  })
+
+/**
+ * Direct resumes within bounds, for production.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer: Layer.Layer<Wake> = Layer.effect(Wake, make())
+
+/**
+ * Every resume through the scheduler, for simulation: whoever owns the
+ * scheduler decides who runs next.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerScheduler: Layer.Layer<Wake> = Layer.effect(Wake, make({ depth: 0 }))
