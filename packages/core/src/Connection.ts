@@ -1,0 +1,516 @@
+/**
+ * A byte stream in both directions between two applications, with the face of a
+ * TCP connection: ordered, reliable, with backpressure and half-close.
+ *
+ * A connection lives in a scope, and how the scope ends says how it ends: on
+ * success everything written arrives and then the end; on failure or
+ * interruption, or when bytes are left that this side has not read, the other
+ * side gets a reset.
+ *
+ * Several fibers may read and write at once. Reads are served in the order in
+ * which they were asked; the bytes of one `write` are never mixed with those of
+ * another.
+ *
+ * @since 0.1.0
+ */
+import * as Arr from "effect/Array"
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import * as Sink from "effect/Sink"
+import * as Stream from "effect/Stream"
+import * as Endpoint from "./Endpoint.ts"
+import type * as Doorbell from "./memory/Doorbell.ts"
+import * as Fifo from "./memory/Fifo.ts"
+import type { Waiter } from "./runtime/Wake.ts"
+import type { Side } from "./segment/SegmentContext.ts"
+import type { Session, State } from "./session/Session.ts"
+import type { SessionLayer } from "./session/SessionLayer.ts"
+import * as SessionError from "./SessionError.ts"
+import * as CutThroughTransport from "./transport/CutThroughTransport.ts"
+
+const TypeId = "~@cut-through/core/Connection"
+
+/** Most bytes that one `read` returns. */
+const READ_BYTES = 65536
+
+/**
+ * A byte stream in both directions.
+ *
+ * **Example** (Talking to an echo server)
+ *
+ * ```ts
+ * import { Application, CutThrough, Endpoint } from "@cut-through/core"
+ * import { Effect, Stream } from "effect"
+ *
+ * const program = Effect.gen(function*() {
+ *   const listener = yield* Application.listen(Endpoint.tcp("127.0.0.1", 0))
+ *   yield* Effect.forkScoped(
+ *     listener.run((connection) => Stream.run(connection.stream, connection.sink))
+ *   )
+ *   const connection = yield* Application.connect(listener.address)
+ *   yield* connection.write(new TextEncoder().encode("hello"))
+ *   return new TextDecoder().decode(yield* connection.read)
+ * })
+ *
+ * await Effect.runPromise(program.pipe(Effect.scoped, Effect.provide(CutThrough.layer))) // => "hello"
+ * ```
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Connection {
+  readonly [TypeId]: typeof TypeId
+  /**
+   * Waits for bytes and takes them: at least one, at most 64 KiB, in an array of
+   * its own. Fails with `Cause.Done` at the end of the stream. Interrupting it
+   * loses nothing.
+   */
+  readonly read: Effect.Effect<Uint8Array, SessionError.SessionError | Cause.Done>
+  /**
+   * Like `read`, into the start of a buffer of the caller's, and returns how
+   * many bytes: the way to read fast, with one buffer that lives on.
+   */
+  readonly readInto: (buffer: Uint8Array) => Effect.Effect<number, SessionError.SessionError | Cause.Done>
+  /**
+   * Writes all bytes, waiting for room as often as necessary. The array may be
+   * used again when it is done. Interrupted, a part may have been written.
+   */
+  readonly write: (bytes: Uint8Array) => Effect.Effect<void, SessionError.SessionError>
+  /** Writes several arrays in order; the other side is told once when they fit at once. */
+  readonly writeAll: (chunks: ReadonlyArray<Uint8Array>) => Effect.Effect<void, SessionError.SessionError>
+  /** Ends this side's stream behind what was written. Reading goes on. */
+  readonly end: Effect.Effect<void>
+  /** Closes gracefully: what was written arrives, then the end. Closing again does nothing. */
+  readonly close: Effect.Effect<void>
+  /** Breaks off: the other side gets a reset, and loses what it has not read. */
+  readonly reset: Effect.Effect<void>
+  /** What is read, until the end. */
+  readonly stream: Stream.Stream<Uint8Array, SessionError.SessionError>
+  /** Writes what it gets, and ends this side's stream when there is no more. */
+  readonly sink: Sink.Sink<void, Uint8Array, never, SessionError.SessionError>
+  /** What is known about the connection now. */
+  readonly info: Info
+}
+
+/**
+ * The connection that a handler serves, for handlers that would rather require
+ * it than pass it on.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const Connection: Context.Service<Connection, Connection> =
+  Context.Service<Connection>("@cut-through/core/Connection")
+
+/**
+ * What is known about a connection at a moment.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Info {
+  /** The way of the bytes: `fiber` is shared memory between fibers of one thread. */
+  readonly path: "fiber"
+  readonly side: Side
+  readonly state: State
+  readonly local: Endpoint.Endpoint
+  readonly remote: Endpoint.Endpoint
+  /** Bytes that have arrived and are not read yet. */
+  readonly rx: FifoInfo
+  /** Bytes that are written and that the other side has not read yet. */
+  readonly tx: FifoInfo
+  readonly bytesReceived: number
+  readonly bytesSent: number
+}
+
+/**
+ * How full one direction is, in bytes.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface FifoInfo {
+  readonly used: number
+  readonly size: number
+}
+
+/**
+ * How full a FIFO is now.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export const fifoInfo = (fifo: Fifo.Fifo): FifoInfo => ({ used: fifo.used, size: fifo.size })
+
+/**
+ * Gives a session to its application: a connection that closes with the scope.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromSession = (
+  layer: SessionLayer["Service"],
+  session: Session,
+  scope: Scope.Scope
+): Effect.Effect<Connection> => {
+  // A scope of its own, so that a connection closed early leaves nothing in the caller's.
+  const own = Scope.forkUnsafe(scope)
+  const connection = new ConnectionImpl(layer, session, own)
+  return Effect.as(
+    Scope.addFinalizerExit(own, (exit) => CutThroughTransport.close(layer, session, Exit.isFailure(exit))),
+    connection
+  )
+}
+
+/** A fiber that waits in `read` or `write`. Its connection's queues hold it until it is done or interrupted. */
+class Parked<A, E> implements Waiter {
+  isWoken = false
+  wasRung = false
+  private readonly connection: ConnectionImpl
+  private readonly queue: Array<Parked<any, any>>
+  private readonly attempt: () => Exit.Exit<A, E> | undefined
+  private readonly done: (exit: Exit.Exit<A, E>) => void
+
+  constructor(
+    connection: ConnectionImpl,
+    queue: Array<Parked<any, any>>,
+    attempt: () => Exit.Exit<A, E> | undefined,
+    done: (exit: Exit.Exit<A, E>) => void
+  ) {
+    this.connection = connection
+    this.queue = queue
+    this.attempt = attempt
+    this.done = done
+  }
+
+  resume(): void {
+    while (this.queue[0] === this) {
+      this.wasRung = false
+      const exit = this.attempt()
+      if (exit !== undefined) return this.finish(exit)
+      // Rung while it looked (the other side ran on this stack): look again, or the ring would be lost.
+      if (!this.wasRung) break
+    }
+    this.isWoken = false
+  }
+
+  cancel(): void {
+    const at = this.queue.indexOf(this)
+    if (at < 0) return
+    this.queue.splice(at, 1)
+    this.connection.wakeFirst(this.queue)
+  }
+
+  private finish(exit: Exit.Exit<A, E>): void {
+    this.queue.shift()
+    this.done(exit)
+    this.connection.wakeFirst(this.queue)
+  }
+}
+
+type ReadExit<A> = Exit.Exit<A, SessionError.SessionError | Cause.Done>
+type WriteExit = Exit.Exit<void, SessionError.SessionError>
+
+const exitDone: ReadExit<never> = Exit.fail(Cause.Done())
+
+class ConnectionImpl implements Connection, Doorbell.Listener {
+  readonly [TypeId] = TypeId
+  private readonly layer: SessionLayer["Service"]
+  private readonly session: Session
+  private readonly rx: Fifo.Fifo
+  private readonly tx: Fifo.Fifo
+  private readonly readers: Array<Parked<any, any>> = []
+  private readonly writers: Array<Parked<any, any>> = []
+  private isClosed = false
+  private hasEnded = false
+  private isWriting = false
+  private bytesReceived = 0
+  private bytesSent = 0
+
+  private readonly scope: Scope.Closeable
+
+  readonly read: Connection["read"]
+
+  constructor(layer: SessionLayer["Service"], session: Session, scope: Scope.Closeable) {
+    this.layer = layer
+    this.session = session
+    this.scope = scope
+    this.rx = session.rx
+    this.tx = session.tx
+    const attempt = () => this.attemptRead()
+    this.read = Effect.suspend(() => this.readNow(attempt))
+    session.onClosing = () => this.closing()
+    session.doorbell.listener = this
+  }
+
+  readInto(buffer: Uint8Array): ReturnType<Connection["readInto"]> {
+    return Effect.suspend(() => this.readNow(() => this.attemptReadInto(buffer)))
+  }
+
+  get end(): Effect.Effect<void> {
+    return Effect.sync(() => this.endNow())
+  }
+
+  get close(): Effect.Effect<void> {
+    return Scope.close(this.scope, Exit.void)
+  }
+
+  get reset(): Effect.Effect<void> {
+    return Scope.close(this.scope, Exit.interrupt())
+  }
+
+  write(bytes: Uint8Array): Effect.Effect<void, SessionError.SessionError> {
+    return Effect.suspend(() => {
+      let offset = 0
+      return this.writeNow(() => {
+        offset = this.attemptWrite(bytes, offset)
+        return offset === bytes.length
+      })
+    })
+  }
+
+  writeAll(chunks: ReadonlyArray<Uint8Array>): Effect.Effect<void, SessionError.SessionError> {
+    return Effect.suspend(() => {
+      let index = 0
+      let offset = 0
+      let isFirst = true
+      return this.writeNow(() => {
+        if (isFirst) {
+          isFirst = false
+          const written = this.tx.enqueueSegments(chunks, false)
+          if (written >= 0) {
+            this.published(written)
+            return true
+          }
+        }
+        while (index < chunks.length) {
+          offset = this.attemptWrite(chunks[index], offset)
+          if (offset < chunks[index].length) return false
+          index++
+          offset = 0
+        }
+        return true
+      })
+    })
+  }
+
+  get stream(): Connection["stream"] {
+    return Stream.fromPull(Effect.succeed(Effect.map(this.read, Arr.of)))
+  }
+
+  get sink(): Connection["sink"] {
+    return Sink.mapEffect(
+      Sink.forEachArray((chunks: Arr.NonEmptyReadonlyArray<Uint8Array>) => this.writeAll(chunks)),
+      () => this.end
+    )
+  }
+
+  get info(): Info {
+    const { local, remote, side, state } = this.session
+    const nothing: FifoInfo = { used: 0, size: 0 }
+    return {
+      path: "fiber",
+      side,
+      state,
+      local,
+      remote,
+      rx: this.isClosed ? nothing : fifoInfo(this.rx),
+      tx: this.isClosed ? nothing : fifoInfo(this.tx),
+      bytesReceived: this.bytesReceived,
+      bytesSent: this.bytesSent
+    }
+  }
+
+  toJSON(): unknown {
+    const { local, remote, ...info } = this.info
+    return { _id: "Connection", local: Endpoint.format(local), remote: Endpoint.format(remote), ...info }
+  }
+
+  /** Rung by the other side: the only place, with `closing`, where a fiber that waits is woken. */
+  onRing(): void {
+    if (this.readers.length > 0 && this.canRead()) this.wakeFirst(this.readers)
+    if (this.writers.length > 0) this.wakeFirst(this.writers)
+  }
+
+  wakeFirst(queue: Array<Parked<any, any>>): void {
+    const first = queue[0]
+    if (first === undefined) return
+    first.wasRung = true
+    if (first.isWoken) return
+    first.isWoken = true
+    this.layer.wake.wake(first)
+  }
+
+  private closing(): void {
+    this.isClosed = true
+    for (const queue of [this.readers, this.writers]) this.wakeFirst(queue)
+  }
+
+  private park<A, E>(queue: Array<Parked<any, any>>, attempt: () => Exit.Exit<A, E> | undefined): Effect.Effect<A, E> {
+    return Effect.callback((resume) => {
+      const parked = new Parked(this, queue, attempt, resume)
+      queue.push(parked)
+      return Effect.sync(() => parked.cancel())
+    })
+  }
+
+  private fail(reason: SessionError.Reason): Exit.Exit<never, SessionError.SessionError> {
+    return Exit.fail(SessionError.make(reason))
+  }
+
+  private corrupt(): Exit.Exit<never, SessionError.SessionError> {
+    return this.fail(new SessionError.CorruptSegment({ endpoint: this.endpoint }))
+  }
+
+  private get endpoint(): string {
+    return Endpoint.format(this.session.remote)
+  }
+
+  private get progress(): { readonly endpoint: string; readonly bytesReceived: number } {
+    return { endpoint: this.endpoint, bytesReceived: this.bytesReceived }
+  }
+
+  // ---------------------------------------------------------------------------
+  // reading
+  // ---------------------------------------------------------------------------
+
+  private readNow<A>(attempt: () => ReadExit<A> | undefined): Effect.Effect<A, SessionError.SessionError | Cause.Done> {
+    const exit = this.readers.length === 0 ? attempt() : undefined
+    return exit ?? this.park(this.readers, attempt)
+  }
+
+  private canRead(): boolean {
+    return this.rx.readable !== 0 || this.rx.isEnded || this.rx.isResetBy(Fifo.WRITER) || this.rx.isGone(Fifo.WRITER)
+  }
+
+  private attemptRead(): ReadExit<Uint8Array> | undefined {
+    if (this.isClosed || this.rx.isResetBy(Fifo.WRITER)) return this.nothingToRead()
+    let readable = this.rx.readable
+    if (readable === 0) {
+      const exit = this.nothingToRead()
+      if (exit !== undefined) return exit
+      readable = this.rx.readable
+      if (readable === 0) return undefined
+    }
+    if (readable < 0) return this.corrupt()
+    const buffer = new Uint8Array(Math.min(readable, READ_BYTES))
+    return Exit.map(this.taken(this.rx.dequeue(buffer, 0, buffer.length)), () => buffer)
+  }
+
+  private attemptReadInto(buffer: Uint8Array): ReadExit<number> | undefined {
+    if (this.isClosed || this.rx.isResetBy(Fifo.WRITER)) return this.nothingToRead()
+    let count = this.rx.dequeue(buffer, 0, buffer.length)
+    if (count === Fifo.EMPTY) {
+      const exit = this.nothingToRead()
+      if (exit !== undefined) return exit
+      count = this.rx.dequeue(buffer, 0, buffer.length)
+      if (count === Fifo.EMPTY) return undefined
+    }
+    return this.taken(count)
+  }
+
+  /** Accounts for what was dequeued, and tells the writer when it has asked for room. */
+  private taken(count: number): Exit.Exit<number, SessionError.SessionError> {
+    if (count < 0) return this.corrupt()
+    this.bytesReceived += count
+    if (this.rx.needsDequeueNotification(count)) {
+      this.rx.clearDequeueNotification()
+      this.session.peerDoorbell.ring()
+    }
+    return Exit.succeed(count)
+  }
+
+  /**
+   * Why there is nothing to read and never will be. Otherwise clears the event
+   * flag, so that the writer rings for whatever it publishes from here on: the
+   * caller looks once more, and waits if there is still nothing.
+   */
+  private nothingToRead(): ReadExit<never> | undefined {
+    if (this.isClosed) return this.fail(new SessionError.Closed({ what: "connection" }))
+    const rx = this.rx
+    if (rx.isResetBy(Fifo.WRITER)) return this.fail(new SessionError.Reset(this.progress))
+    // The end is read before the bytes are looked for: whoever ended published all of them first.
+    const isEnded = rx.isEnded
+    const isGone = rx.isGone(Fifo.WRITER)
+    rx.unsetEvent()
+    if (rx.readable !== 0) return undefined
+    if (isEnded) return exitDone
+    return isGone ? this.fail(new SessionError.PeerDied(this.progress)) : undefined
+  }
+
+  // ---------------------------------------------------------------------------
+  // writing
+  // ---------------------------------------------------------------------------
+
+  /** Runs `step` until it says that all is written, now or when there is room. */
+  private writeNow(step: () => boolean): Effect.Effect<void, SessionError.SessionError> {
+    const attempt = (): WriteExit | undefined => {
+      const broken = this.whyBroken()
+      if (broken !== undefined) return broken
+      // What is rung runs on this stack and may want to write, too: it waits, so that nothing is mixed up.
+      this.isWriting = true
+      const isDone = step()
+      this.isWriting = false
+      return isDone ? Exit.void : this.whyBroken()
+    }
+    if (this.isWriting || this.writers.length > 0) return this.park(this.writers, attempt)
+    const exit = attempt()
+    if (exit === undefined) return this.park(this.writers, attempt)
+    this.wakeFirst(this.writers)
+    return exit
+  }
+
+  /** Writes from `offset` on as far as there is room, and returns how far that was. */
+  private attemptWrite(bytes: Uint8Array, offset: number): number {
+    let at = offset
+    let hasAsked = false
+    while (at < bytes.length) {
+      const count = this.tx.enqueue(bytes, at, bytes.length - at)
+      if (count > 0) {
+        at += count
+        hasAsked = false
+        this.published(count)
+        // Whoever was rung may have closed this side meanwhile.
+        if (this.isClosed) return at
+      } else if (hasAsked || count === Fifo.CORRUPT) {
+        return at
+      } else {
+        // Half of the FIFO at a time: waking for each byte of room would cost more than it moves.
+        this.tx.wantDequeueNotification(Fifo.WANT_ROOM, Math.min(bytes.length - at, this.tx.size >>> 1))
+        hasAsked = true
+      }
+    }
+    return at
+  }
+
+  private published(count: number): void {
+    this.bytesSent += count
+    if (this.tx.setEvent()) this.session.peerDoorbell.ring()
+  }
+
+  /** Why nothing can be written any more, or nothing. */
+  private whyBroken(): Exit.Exit<never, SessionError.SessionError> | undefined {
+    if (this.isClosed) return this.fail(new SessionError.Closed({ what: "connection" }))
+    const tx = this.tx
+    if (tx.isCorrupt) return this.corrupt()
+    if (tx.isResetBy(Fifo.READER)) return this.fail(new SessionError.Reset(this.progress))
+    if (tx.isGone(Fifo.READER)) return this.fail(new SessionError.PeerDied(this.progress))
+    if (this.hasEnded) {
+      return this.fail(new SessionError.BrokenPipe({ endpoint: this.endpoint, why: "this side has ended its stream" }))
+    }
+    if (tx.isStopped) {
+      return this.fail(new SessionError.BrokenPipe({ endpoint: this.endpoint, why: "the other side has closed" }))
+    }
+    return undefined
+  }
+
+  private endNow(): void {
+    if (this.hasEnded || this.isClosed) return
+    this.hasEnded = true
+    this.tx.end()
+    this.session.peerDoorbell.ring()
+  }
+}

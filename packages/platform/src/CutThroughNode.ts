@@ -1,0 +1,61 @@
+/**
+ * cut-through for Node: the layers of `@cut-through/core` with Node's native
+ * copy.
+ *
+ * @since 0.1.0
+ */
+import type { Application } from "@cut-through/core/Application"
+import * as CutThrough from "@cut-through/core/CutThrough"
+import { CopyBytes } from "@cut-through/core/memory/SharedMemory"
+import * as SessionLayer from "@cut-through/core/session/SessionLayer"
+import type { SessionError } from "@cut-through/core/SessionError"
+import * as Layer from "effect/Layer"
+import * as NativeCopy from "./NativeCopy.ts"
+
+/**
+ * Makes every region of the layers it is provided to copy natively.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerCopy: Layer.Layer<never> = Layer.succeed(CopyBytes, NativeCopy.copy)
+
+/**
+ * A session layer, for programs with several applications: attach them with
+ * `Application.layer`.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerSessions = (options?: {
+  readonly workers?: number | undefined
+}): Layer.Layer<SessionLayer.SessionLayer, SessionError> => SessionLayer.layer(options).pipe(Layer.provide(layerCopy))
+
+/**
+ * A session layer and one application named `default`: `CutThrough.layer`, with
+ * native copies.
+ *
+ * **Example** (A connection)
+ *
+ * ```ts
+ * import { Application, Endpoint } from "@cut-through/core"
+ * import { CutThroughNode } from "@cut-through/platform"
+ * import { Effect } from "effect"
+ *
+ * const program = Effect.gen(function*() {
+ *   const listener = yield* Application.listen(Endpoint.tcp("127.0.0.1", 7000))
+ *   const connection = yield* Application.connect(listener.address)
+ *   yield* connection.write(Uint8Array.of(1, 2, 3))
+ *   const server = yield* listener.accept
+ *   return Array.from(yield* server.read)
+ * })
+ *
+ * await Effect.runPromise(program.pipe(Effect.scoped, Effect.provide(CutThroughNode.layer))) // => [1, 2, 3]
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer: Layer.Layer<Application | SessionLayer.SessionLayer, SessionError> = CutThrough.layer.pipe(
+  Layer.provide(layerCopy)
+)
