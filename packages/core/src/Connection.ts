@@ -349,10 +349,15 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
     for (const queue of [this.readers, this.writers]) this.wakeFirst(queue)
   }
 
-  private park<A, E>(queue: Array<Parked<any, any>>, attempt: () => Exit.Exit<A, E> | undefined): Effect.Effect<A, E> {
+  private park<A, E>(
+    queue: Array<Parked<any, any>>,
+    attempt: () => Exit.Exit<A, E> | undefined,
+    isFirst = false
+  ): Effect.Effect<A, E> {
     return Effect.callback((resume) => {
       const parked = new Parked(this, queue, attempt, resume)
-      queue.push(parked)
+      if (isFirst) queue.unshift(parked)
+      else queue.push(parked)
       return Effect.sync(() => parked.cancel())
     })
   }
@@ -448,6 +453,7 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
   /** Runs `step` until it says that all is written, now or when there is room. */
   private writeNow(step: () => boolean): Effect.Effect<void, SessionError.SessionError> {
     const attempt = (): WriteExit | undefined => {
+      if (this.isWriting) return undefined
       const broken = this.whyBroken()
       if (broken !== undefined) return broken
       // What is rung runs on this stack and may want to write, too: it waits, so that nothing is mixed up.
@@ -458,7 +464,8 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
     }
     if (this.isWriting || this.writers.length > 0) return this.park(this.writers, attempt)
     const exit = attempt()
-    if (exit === undefined) return this.park(this.writers, attempt)
+    // It has begun, so it goes on before those who came while it was at it.
+    if (exit === undefined) return this.park(this.writers, attempt, true)
     this.wakeFirst(this.writers)
     return exit
   }

@@ -50,8 +50,8 @@ export interface SessionInfo {
  *   return sessions.map((session) => `${session.side} ${session.state}`)
  * })
  *
- * await Effect.runPromise(program.pipe(Effect.scoped, Effect.provide(CutThrough.layer)))
- * // => ["server ready", "client ready"]
+ * const states = await Effect.runPromise(program.pipe(Effect.scoped, Effect.provide(CutThrough.layer)))
+ * states // => ["server ready", "client ready"]
  * ```
  *
  * @category inspection

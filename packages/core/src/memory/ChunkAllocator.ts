@@ -61,7 +61,11 @@ const usedAt = (at: number, units: number): number => {
   return word
 }
 
-const descriptorsAt = (at: number, units: number): number => (usedAt(at, units) + bitmapWords(units) + 15) & ~15
+// Behind the bitmap of the used units, one bit for each of its words: few loads tell where there is anything at all.
+const usedSummaryAt = (at: number, units: number): number => usedAt(at, units) + bitmapWords(units)
+
+const descriptorsAt = (at: number, units: number): number =>
+  (usedSummaryAt(at, units) + bitmapWords(bitmapWords(units)) + 15) & ~15
 
 /**
  * One thread's mapping of the chunks of a segment: `units` units of `unitBytes`
@@ -102,6 +106,7 @@ export class ChunkAllocator {
   private readonly at: number
   private readonly dataStart: number
   private readonly used: number
+  private readonly usedSummary: number
   private readonly bitmaps: Array<number> = []
   // Where the last chunk of each class was found or given back: the next one is likely near, and its page warm.
   private readonly hints: Array<number> = []
@@ -128,6 +133,7 @@ export class ChunkAllocator {
       word += bitmapWords(options.units >>> sizeClass)
     }
     this.used = usedAt(options.at, options.units)
+    this.usedSummary = usedSummaryAt(options.at, options.units)
     this.descriptors = descriptorsAt(options.at, options.units)
   }
 
@@ -316,12 +322,15 @@ export class ChunkAllocator {
   }
 
   private markUsed(unit: number, count: number): void {
-    let at = this.used + (unit >>> 5)
+    let at = unit >>> 5
     let shift = unit & 31
     while (count > 0) {
       const here = Math.min(count, 32 - shift)
       const bits = here === 32 ? ALL_BITS : ((1 << here) - 1) << shift
-      if ((this.words.load(at) & bits) !== bits) this.words.or(at, bits)
+      if ((this.words.load(this.used + at) & bits) !== bits) {
+        this.words.or(this.used + at, bits)
+        this.words.or(this.usedSummary + (at >>> 5), 1 << (at & 31))
+      }
       count -= here
       shift = 0
       at++
@@ -330,22 +339,20 @@ export class ChunkAllocator {
 
   /** Calls `visit` for each run of units that have ever been taken: `[from, to)`. */
   visitUsed(visit: (from: number, to: number) => void): void {
-    let runStart = -1
-    for (let first = 0; first < this.units; first += 32) {
-      const used = this.words.load(this.used + (first >>> 5))
-      if (used === (runStart < 0 ? 0 : ALL_BITS)) continue
-      const end = Math.min(first + 32, this.units)
-      for (let unit = first; unit < end; unit++) {
-        const isUsed = ((used >>> (unit & 31)) & 1) === 1
-        if (isUsed && runStart < 0) {
-          runStart = unit
-        } else if (!isUsed && runStart >= 0) {
-          visit(runStart, unit)
-          runStart = -1
+    const summaries = bitmapWords(bitmapWords(this.units))
+    for (let i = 0; i < summaries; i++) {
+      for (let left = this.words.load(this.usedSummary + i); left !== 0; left &= left - 1) {
+        const at = i * 32 + (31 - Math.clz32(left & -left))
+        let used = this.words.load(this.used + at)
+        while (used !== 0) {
+          const from = 31 - Math.clz32(used & -used)
+          const rest = ~(used >>> from)
+          const length = rest === 0 ? 32 : 31 - Math.clz32(rest & -rest)
+          visit(at * 32 + from, at * 32 + from + length)
+          used = from + length >= 32 ? 0 : (used >>> (from + length)) << (from + length)
         }
       }
     }
-    if (runStart >= 0) visit(runStart, this.units)
   }
 
   /** Word of a unit's descriptor. */

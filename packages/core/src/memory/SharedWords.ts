@@ -61,6 +61,8 @@ export const portableCopy: Copy = (target, targetStart, source, sourceStart, sou
   }
 }
 
+const ZEROS = new Uint8Array(16384)
+
 /**
  * Atomic words and byte copies over one region of memory.
  *
@@ -150,6 +152,9 @@ export class SharedWords {
 
   /** Fills bytes `[start, end)` with zeros. */
   zero(start: number, end: number): void {
-    this.bytes.fill(0, start, end)
+    // By copying: `fill` stores to shared memory byte by byte.
+    for (let at = start; at < end; at += ZEROS.length) {
+      this.copy(this.bytes, at, ZEROS, 0, Math.min(ZEROS.length, end - at))
+    }
   }
 }

@@ -36,7 +36,7 @@ export interface Properties {
  * @since 0.1.0
  */
 export interface Segment {
-  readonly handle: HandleTable.Handle
+  handle: HandleTable.Handle
   readonly manager: SegmentManager
   readonly region: Region
   readonly fifos: FifoSegment.FifoSegment
@@ -115,33 +115,20 @@ export const segmentOptions = (properties: Properties): FifoSegment.Options => (
  * @since 0.1.0
  */
 export const addSegment = (manager: SegmentManager): Effect.Effect<Segment, SessionError.SessionError, SharedMemory> =>
-  Effect.uninterruptible(
-    Effect.gen(function* () {
-      const memory = yield* SharedMemory
-      const options = segmentOptions(manager.properties)
-      const region = yield* memory.allocate(FifoSegment.regionBytes(options))
+  Effect.flatMap(SharedMemory, (memory) => {
+    const options = segmentOptions(manager.properties)
+    return Effect.flatMap(memory.allocate(FifoSegment.regionBytes(options)), (region) => {
       const fifos = FifoSegment.make(region.words, options)
       const scope = Scope.makeUnsafe()
-      const segment: Segment = {
-        get handle() {
-          return handle
-        },
-        manager,
-        region,
-        fifos,
-        scope
-      }
-      const handle = manager.segments.add(segment)
-      yield* Scope.addFinalizer(
-        scope,
-        Effect.suspend(() => {
-          manager.segments.remove(handle)
-          return memory.release(region, fifos.touchedRanges())
-        })
-      )
-      return segment
+      const segment: Segment = { handle: HandleTable.NONE, manager, region, fifos, scope }
+      segment.handle = manager.segments.add(segment)
+      const remove = Effect.suspend(() => {
+        manager.segments.remove(segment.handle)
+        return memory.release(region, fifos.touchedRanges())
+      })
+      return Effect.as(Scope.addFinalizer(scope, remove), segment)
     })
-  )
+  })
 
 /**
  * Deletes a segment: closes its scope.

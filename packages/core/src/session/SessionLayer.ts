@@ -50,7 +50,7 @@ export interface AttachOptions {
  * @since 0.1.0
  */
 export interface App {
-  readonly handle: HandleTable.Handle
+  handle: HandleTable.Handle
   readonly name: string
   readonly properties: SegmentManager.Properties
   readonly workers: ReadonlyArray<AppWorker>
@@ -184,16 +184,14 @@ export const make = (
       const appWorkers: Array<AppWorker> = []
       for (let index = 0; index < workerCount; index++) appWorkers.push(new AppWorker(`${options.name}/${index}`))
       const app: App = {
-        get handle() {
-          return handle
-        },
+        handle: HandleTable.NONE,
         name: options.name,
         properties,
         workers: appWorkers,
         listeners: new Set(),
         isDetached: false
       }
-      const handle = apps.add(app)
+      app.handle = apps.add(app)
       return app
     })
 
