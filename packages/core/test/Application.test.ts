@@ -2,14 +2,9 @@ import { Application, Connection, Endpoint, Sessions } from "@cut-through/core"
 import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Scope } from "effect"
-import { endpoint, pattern } from "./fixtures.ts"
+import { endpoint, pattern, reasonOf } from "./fixtures.ts"
 
 const { layerSessions, layerTest } = Leaks
-
-const failure = (exit: Exit.Exit<unknown, unknown>): string =>
-  Exit.isFailure(exit) && exit.cause.reasons[0]._tag === "Fail"
-    ? String((exit.cause.reasons[0].error as { reason?: { _tag: string } }).reason?._tag)
-    : exit._tag
 
 describe("Application", () => {
   it.effect("nobody there: NoRoute, with the endpoint and what to do", () =>
@@ -24,7 +19,7 @@ describe("Application", () => {
   it.effect("an endpoint is taken once; another address or family is another endpoint", () =>
     Effect.gen(function* () {
       yield* Application.listen(endpoint)
-      assert.strictEqual(failure(yield* Effect.exit(Application.listen(endpoint))), "AlreadyListening")
+      assert.strictEqual(reasonOf(yield* Effect.exit(Application.listen(endpoint))), "AlreadyListening")
       yield* Application.listen(Endpoint.tcp("127.0.0.2", 7000))
       yield* Application.listen(Endpoint.tcp("::1", 7000))
     }).pipe(Effect.scoped, Effect.provide(layerTest))
@@ -38,14 +33,14 @@ describe("Application", () => {
       // The address that was dialled, not the one that was bound.
       assert.strictEqual(Endpoint.format(server.info.local), "10.1.2.3:7000")
       assert.strictEqual(Endpoint.format(client.info.remote), "10.1.2.3:7000")
-      assert.strictEqual(failure(yield* Effect.exit(Application.connect(Endpoint.tcp("::1", 7000)))), "NoRoute")
+      assert.strictEqual(reasonOf(yield* Effect.exit(Application.connect(Endpoint.tcp("::1", 7000)))), "NoRoute")
     }).pipe(Effect.scoped, Effect.provide(layerTest))
   )
 
   it.effect("connecting to no address in particular, or to port 0, is refused as an argument", () =>
     Effect.gen(function* () {
       for (const nowhere of [Endpoint.tcp("0.0.0.0", 7000), Endpoint.tcp("::", 7000), Endpoint.tcp("127.0.0.1", 0)]) {
-        assert.strictEqual(failure(yield* Effect.exit(Application.connect(nowhere))), "InvalidArgument")
+        assert.strictEqual(reasonOf(yield* Effect.exit(Application.connect(nowhere))), "InvalidArgument")
       }
     }).pipe(Effect.scoped, Effect.provide(layerTest))
   )
@@ -88,12 +83,12 @@ describe("Application", () => {
         const waiting = yield* Scope.provide(client.connect(endpoint), own)
         yield* Scope.close(scopes[side], Exit.void)
         const other = side === "client" ? "server" : "client"
-        assert.strictEqual(failure(yield* Effect.exit(connections[side].read)), "Closed")
-        assert.strictEqual(failure(yield* Effect.exit(connections[other].read)), "Reset")
+        assert.strictEqual(reasonOf(yield* Effect.exit(connections[side].read)), "Closed")
+        assert.strictEqual(reasonOf(yield* Effect.exit(connections[other].read)), "Reset")
         const next = side === "client" ? yield* Scope.provide(listener.accept, own) : waiting
-        assert.strictEqual(failure(yield* Effect.exit(next.read)), "Reset")
+        assert.strictEqual(reasonOf(yield* Effect.exit(next.read)), "Reset")
         assert.strictEqual(
-          failure(yield* Effect.exit(client.connect(endpoint))),
+          reasonOf(yield* Effect.exit(client.connect(endpoint))),
           side === "client" ? "Closed" : "NoRoute"
         )
         yield* Scope.close(scopes[other], Exit.void)
@@ -106,8 +101,8 @@ describe("Application", () => {
       const scope = yield* Scope.make()
       const app = yield* Scope.provide(Application.make({ name: "gone" }), scope)
       yield* Scope.close(scope, Exit.void)
-      assert.strictEqual(failure(yield* Effect.exit(app.listen(endpoint))), "Closed")
-      assert.strictEqual(failure(yield* Effect.exit(app.connect(endpoint))), "Closed")
+      assert.strictEqual(reasonOf(yield* Effect.exit(app.listen(endpoint))), "Closed")
+      assert.strictEqual(reasonOf(yield* Effect.exit(app.connect(endpoint))), "Closed")
     }).pipe(Effect.scoped, Effect.provide(layerSessions()))
   )
 

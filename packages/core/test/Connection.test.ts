@@ -1,21 +1,13 @@
-import { Application, Connection, Endpoint, type SessionError, Sessions } from "@cut-through/core"
+import { Application, Connection, Endpoint, Sessions } from "@cut-through/core"
 import * as SessionLayer from "@cut-through/core/session/SessionLayer"
 import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Cause, Effect, Exit, Fiber, Latch, Layer, Schema, Scope, Stream } from "effect"
-import { connectedPair, misplaced, pattern, readExactly } from "./fixtures.ts"
+import { connectedPair, misplaced, pattern, readExactly, reasonOf } from "./fixtures.ts"
 
 const withLayer = <A, E>(
   effect: Effect.Effect<A, E, Application.Application | Scope.Scope | SessionLayer.SessionLayer>
 ) => effect.pipe(Effect.scoped, Effect.provide(Leaks.layerTest))
-
-const reasonOf = (exit: Exit.Exit<unknown, unknown>): string => {
-  if (Exit.isSuccess(exit)) return "success"
-  const reason = exit.cause.reasons[0]
-  if (reason._tag !== "Fail") return reason._tag
-  const error = reason.error as SessionError.SessionError | Cause.Done
-  return error._tag === "Done" ? "Done" : error.reason._tag
-}
 
 describe("Connection", () => {
   describe("read and write", () => {

@@ -2,14 +2,9 @@ import { Application, Connection, Endpoint, Sessions } from "@cut-through/core"
 import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, Scope, Stream } from "effect"
-import { endpoint, pattern } from "./fixtures.ts"
+import { endpoint, pattern, reasonOf } from "./fixtures.ts"
 
 const { layerTest } = Leaks
-
-const failure = (exit: Exit.Exit<unknown, unknown>): string =>
-  Exit.isFailure(exit) && exit.cause.reasons[0]._tag === "Fail"
-    ? String((exit.cause.reasons[0].error as { reason?: { _tag: string } }).reason?._tag)
-    : exit._tag
 
 describe("Listener", () => {
   it.effect("connections that arrive before anybody accepts wait, in order", () =>
@@ -52,7 +47,7 @@ describe("Listener", () => {
       const listener = yield* Application.listen(endpoint, { backlog: 2 })
       yield* Application.connect(endpoint)
       yield* Application.connect(endpoint)
-      assert.strictEqual(failure(yield* Effect.exit(Application.connect(endpoint))), "Refused")
+      assert.strictEqual(reasonOf(yield* Effect.exit(Application.connect(endpoint))), "Refused")
       yield* listener.accept
       yield* Application.connect(endpoint)
     }).pipe(Effect.scoped, Effect.provide(layerTest))
@@ -64,7 +59,7 @@ describe("Listener", () => {
       const client = yield* Application.connect(endpoint)
       const before = yield* Sessions.residue
       for (let i = 0; i < 100; i++) {
-        assert.strictEqual(failure(yield* Effect.exit(Application.connect(endpoint))), "Refused")
+        assert.strictEqual(reasonOf(yield* Effect.exit(Application.connect(endpoint))), "Refused")
       }
       assert.deepStrictEqual(yield* Sessions.residue, before)
       yield* client.close
@@ -79,9 +74,9 @@ describe("Listener", () => {
       const server = yield* listener.accept
       const waiting = yield* Application.connect(endpoint)
       yield* Scope.close(scope, Exit.void)
-      assert.strictEqual(failure(yield* Effect.exit(waiting.read)), "Reset")
-      assert.strictEqual(failure(yield* Effect.exit(listener.accept)), "Closed")
-      assert.strictEqual(failure(yield* Effect.exit(Application.connect(endpoint))), "NoRoute")
+      assert.strictEqual(reasonOf(yield* Effect.exit(waiting.read)), "Reset")
+      assert.strictEqual(reasonOf(yield* Effect.exit(listener.accept)), "Closed")
+      assert.strictEqual(reasonOf(yield* Effect.exit(Application.connect(endpoint))), "NoRoute")
       // The one that was accepted lives on.
       yield* server.write(Uint8Array.of(1))
       assert.deepStrictEqual(Array.from(yield* accepted.read), [1])
@@ -95,7 +90,7 @@ describe("Listener", () => {
       const listener = yield* Scope.provide(Application.listen(endpoint), scope)
       const waiting = yield* Effect.forkScoped(Effect.exit(listener.accept), { startImmediately: true })
       yield* Scope.close(scope, Exit.void)
-      assert.strictEqual(failure(yield* Fiber.join(waiting)), "Closed")
+      assert.strictEqual(reasonOf(yield* Fiber.join(waiting)), "Closed")
     }).pipe(Effect.scoped, Effect.provide(layerTest))
   )
 
@@ -135,7 +130,7 @@ describe("Listener", () => {
         const good = yield* Application.connect(endpoint)
         yield* bad.write(Uint8Array.of(0))
         yield* good.write(Uint8Array.of(1))
-        assert.strictEqual(failure(yield* Effect.exit(bad.read)), "Reset")
+        assert.strictEqual(reasonOf(yield* Effect.exit(bad.read)), "Reset")
         assert.deepStrictEqual(Array.from(yield* good.read), [1])
         assert.include(JSON.stringify(logged), "Unhandled error in a connection handler")
       }).pipe(Effect.scoped, Effect.provide(layerTest), Effect.provide(Logger.layer([logger])))
@@ -171,7 +166,7 @@ describe("Listener", () => {
         const served = yield* Application.connect(endpoint)
         yield* Deferred.await(entered)
         yield* Fiber.interrupt(running)
-        assert.strictEqual(failure(yield* Effect.exit(served.read)), "Reset")
+        assert.strictEqual(reasonOf(yield* Effect.exit(served.read)), "Reset")
         const next = yield* Application.connect(endpoint)
         yield* Effect.forkScoped(listener.run((connection) => connection.write(Uint8Array.of(3))))
         assert.deepStrictEqual(Array.from(yield* next.read), [3])
@@ -186,7 +181,7 @@ describe("Listener", () => {
           startImmediately: true
         })
         yield* Scope.close(scope, Exit.void)
-        assert.strictEqual(failure(yield* Fiber.join(running)), "Closed")
+        assert.strictEqual(reasonOf(yield* Fiber.join(running)), "Closed")
       }).pipe(Effect.scoped, Effect.provide(layerTest))
     )
   })

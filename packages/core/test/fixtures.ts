@@ -1,5 +1,5 @@
-import { Application, type Connection, Endpoint } from "@cut-through/core"
-import { Effect, type Scope } from "effect"
+import { Application, type Connection, Endpoint, type SessionError } from "@cut-through/core"
+import { type Cause, Effect, Exit, type Scope } from "effect"
 
 export const endpoint = Endpoint.tcp("127.0.0.1", 7000)
 
@@ -40,3 +40,12 @@ export const readExactly = (connection: Connection.Connection, length: number) =
     while (at < length) at += yield* connection.readInto(bytes.subarray(at))
     return bytes
   })
+
+/** How an effect ended: `success`, `Done`, the reason of its `SessionError`, or what else its cause was. */
+export const reasonOf = (exit: Exit.Exit<unknown, unknown>): string => {
+  if (Exit.isSuccess(exit)) return "success"
+  const reason = exit.cause.reasons[0]
+  if (reason._tag !== "Fail") return reason._tag
+  const error = reason.error as SessionError.SessionError | Cause.Done
+  return error._tag === "Done" ? "Done" : error.reason._tag
+}
