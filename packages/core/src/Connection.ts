@@ -332,7 +332,7 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
   /** Rung by the other side: the only place, with `closing`, where a fiber that waits is woken. */
   onRing(): void {
     if (this.readers.length > 0 && this.canRead()) this.wakeFirst(this.readers)
-    if (this.writers.length > 0) this.wakeFirst(this.writers)
+    if (this.writers.length > 0 && this.canWrite()) this.wakeFirst(this.writers)
   }
 
   wakeFirst(queue: Array<Parked<any, any>>): void {
@@ -449,6 +449,12 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
   // ---------------------------------------------------------------------------
   // writing
   // ---------------------------------------------------------------------------
+
+  private canWrite(): boolean {
+    const tx = this.tx
+    // A request for room that stands was not answered: this ring is about something else.
+    return !tx.isWanted(Fifo.WANT_ROOM) || tx.isStopped || tx.isResetBy(Fifo.READER) || tx.isGone(Fifo.READER)
+  }
 
   /** Runs `step` until it says that all is written, now or when there is room. */
   private writeNow(step: () => boolean): Effect.Effect<void, SessionError.SessionError> {

@@ -101,6 +101,20 @@ describe("Connection", () => {
       }).pipe(withLayer)
     )
 
+    it.effect("a writer that waits for half of the FIFO is not woken by bytes that arrive", () =>
+      Effect.gen(function* () {
+        const { client, server } = yield* connectedPair
+        yield* Effect.forkChild(client.write(pattern(1_000_000)), { startImmediately: true })
+        const { size } = client.info.tx
+        assert.strictEqual(client.info.tx.used, size)
+        yield* server.readInto(new Uint8Array(1000))
+        yield* server.write(Uint8Array.of(1))
+        assert.strictEqual(client.info.tx.used, size - 1000)
+        yield* server.readInto(new Uint8Array(size / 2 - 1000))
+        assert.strictEqual(client.info.tx.used, size)
+      }).pipe(withLayer)
+    )
+
     it.effect("both sides full in both directions do not deadlock", () =>
       Effect.gen(function* () {
         const { client, server } = yield* connectedPair

@@ -699,6 +699,11 @@ export class Fifo {
     this.words.and(this.at + W_WANT, ~want)
   }
 
+  /** Whether any of these requests is still unanswered. */
+  isWanted(want: number): boolean {
+    return (this.words.load(this.at + W_WANT) & want) !== 0
+  }
+
   /** Called by the reader after it has dequeued `length` bytes: true when the writer has to be told. */
   needsDequeueNotification(length: number): boolean {
     const want = this.words.load(this.at + W_WANT)
