@@ -220,6 +220,7 @@ export class ChunkAllocator {
 
   /** The chunk after this one: its number, -1 when there is none, -2 when the link makes no sense. */
   next(chunk: number): number {
+    if (chunk < 0 || chunk >= this.units) return -2
     const next = this.words.load(this.descriptor(chunk) + D_NEXT) - 1
     return next >= -1 && next < this.units ? next : -2
   }
@@ -255,9 +256,10 @@ export class ChunkAllocator {
       // The upper half, so that the lowest addresses are used first and the others stay untouched.
       this.setFree(half, (chunk >>> half) + 1)
     }
-    this.words.store(this.descriptor(chunk) + D_CLASS, wanted + 1)
-    this.words.store(this.descriptor(chunk) + D_NEXT, 0)
+    // First, so that what a thread wrote that died here is still known to be touched.
     this.markUsed(chunk, 1 << wanted)
+    this.words.store(this.descriptor(chunk) + D_NEXT, 0)
+    this.words.store(this.descriptor(chunk) + D_CLASS, wanted + 1)
     return chunk
   }
 
@@ -272,9 +274,12 @@ export class ChunkAllocator {
         const bit = free & -free
         const before = this.words.and(base + at, ~bit)
         if ((before & bit) !== 0) {
+          const index = at * 32 + (31 - Math.clz32(bit))
+          // A bit behind the last chunk of the class is nobody's: who set it does not get to see it used.
+          if (index >= this.units >>> sizeClass) return -1
           this.words.add(this.at + sizeClass, -1)
           this.hints[sizeClass] = at
-          return at * 32 + (31 - Math.clz32(bit))
+          return index
         }
         free = before & ~bit
       }
@@ -328,8 +333,9 @@ export class ChunkAllocator {
       const here = Math.min(count, 32 - shift)
       const bits = here === 32 ? ALL_BITS : ((1 << here) - 1) << shift
       if ((this.words.load(this.used + at) & bits) !== bits) {
-        this.words.or(this.used + at, bits)
+        // The summary first: a thread that dies in between has then hidden nothing.
         this.words.or(this.usedSummary + (at >>> 5), 1 << (at & 31))
+        this.words.or(this.used + at, bits)
       }
       count -= here
       shift = 0
@@ -348,7 +354,9 @@ export class ChunkAllocator {
           const from = 31 - Math.clz32(used & -used)
           const rest = ~(used >>> from)
           const length = rest === 0 ? 32 : 31 - Math.clz32(rest & -rest)
-          visit(at * 32 + from, at * 32 + from + length)
+          // A bit behind the last unit is nobody's doing but a stranger's.
+          const to = Math.min(at * 32 + from + length, this.units)
+          if (at * 32 + from < to) visit(at * 32 + from, to)
           used = from + length >= 32 ? 0 : (used >>> (from + length)) << (from + length)
         }
       }

@@ -83,7 +83,11 @@ export const EMPTY = -3
 
 /**
  * Returned when the FIFO may hold more, but the segment has no chunk for it.
- * There are bytes in the FIFO then: room comes when the reader takes them.
+ *
+ * From `enqueue`, and from `enqueueSegments` with `partial`, it means that there
+ * are bytes in the FIFO: room comes when the reader takes them. All-or-none
+ * calls may get it from an empty FIFO, too, which has room for a part: whoever
+ * waits for room writes that part first.
  *
  * @category results
  * @since 0.1.0
@@ -169,6 +173,8 @@ export class Fifo {
   readonly index: number
   /** Holders of this FIFO, counted by the thread that made the segment. */
   references = 1
+  /** The size the maker gave it last: the shared word may say something else. @internal */
+  promised: number
 
   private readonly chunks: ChunkAllocator
   private readonly words: SharedWords
@@ -208,6 +214,7 @@ export class Fifo {
     this.index = index
     this.at = at
     this.limit = size
+    this.promised = size
     this.minAlloc = minAlloc
     const bytes = chunks.bytes(chunk)
     this.tailChunk = chunk
@@ -232,7 +239,7 @@ export class Fifo {
     words.store(at + W_HEAD_CHUNK, chunk + 1)
     chunks.setStart(chunk, 0)
     // Last, and never zero: only a header with a generation is a FIFO.
-    words.store(at + W_GENERATION, (words.load(at + W_GENERATION) & 0x3fffffff) + 1)
+    words.store(at + W_GENERATION, (Math.abs(words.load(at + W_GENERATION)) & 0x3fffffff) + 1)
     return new Fifo(chunks, index, at, size, minAlloc, chunk)
   }
 
@@ -257,7 +264,7 @@ export class Fifo {
     fifo.headSeen = words.load(at + W_HEAD)
     fifo.tailOffset = (position - chunks.start(chunk)) >>> 0
     fifo.room = bytes - fifo.tailOffset
-    if (fifo.room < 0) return undefined
+    if (fifo.room < 0 || (position - fifo.headSeen) >>> 0 > chunks.size) return undefined
     for (let steps = 0; steps < chunks.units; steps++) {
       const next = chunks.next(fifo.lastChunk)
       if (next === -1) return fifo
@@ -277,23 +284,26 @@ export class Fifo {
 
   /** @internal */
   resize(size: number): void {
+    this.promised = size
     this.limit = size
     this.words.store(this.at + W_SIZE, size)
   }
 
   /** Most bytes the FIFO holds. */
   get size(): number {
-    return this.limit
+    return this.words.load(this.at + W_SIZE)
   }
 
   /** Bytes in the FIFO. Exact for the caller's side, a moment's view of the other. */
   get used(): number {
-    return (this.words.load(this.at + W_TAIL) - this.words.load(this.at + W_HEAD)) >>> 0
+    // The head first: for a third party it would pass a tail read before it.
+    const head = this.words.load(this.at + W_HEAD)
+    return (this.words.load(this.at + W_TAIL) - head) >>> 0
   }
 
   /** Bytes the writer may still enqueue, as far as the size limit goes. */
   get free(): number {
-    return Math.max(0, this.limit - this.used)
+    return Math.max(0, this.size - this.used)
   }
 
   /** Whether the shared words have been found to make no sense. */
@@ -327,8 +337,7 @@ export class Fifo {
     const count = this.reserve(length)
     if (count <= 0) return count
     this.put(source, offset, count)
-    this.words.store(this.at + W_TAIL, this.tail)
-    return count
+    return this.publish(count)
   }
 
   /** Enqueues all `length` bytes or none. Returns `length`, or why not. */
@@ -337,8 +346,7 @@ export class Fifo {
     if (count < 0) return count
     if (count < length) return this.limit - ((this.tail - this.headSeen) >>> 0) < length ? FULL : NO_MEMORY
     this.put(source, offset, count)
-    this.words.store(this.at + W_TAIL, this.tail)
-    return count
+    return this.publish(count)
   }
 
   /**
@@ -352,14 +360,13 @@ export class Fifo {
     if (count < 0) return count
     if (count < total && !partial) return this.limit - ((this.tail - this.headSeen) >>> 0) < total ? FULL : NO_MEMORY
     let left = count
-    for (let i = 0; left > 0; i++) {
+    for (let i = 0; left > 0 && !this.corrupt; i++) {
       const source = sources[i]!
       const length = Math.min(source.length, left)
       this.put(source, 0, length)
       left -= length
     }
-    this.words.store(this.at + W_TAIL, this.tail)
-    return count
+    return this.publish(count)
   }
 
   /**
@@ -399,6 +406,12 @@ export class Fifo {
     if (count < length) return count < 0 ? count : FULL
     if (count === 0) return 0
     this.advance(count)
+    return this.publish(count)
+  }
+
+  /** Shows the reader what was written, unless the chunks it went to made no sense. */
+  private publish(count: number): number {
+    if (this.corrupt) return CORRUPT
     this.words.store(this.at + W_TAIL, this.tail)
     return count
   }
@@ -407,6 +420,7 @@ export class Fifo {
   private reserve(length: number): number {
     if (this.corrupt) return CORRUPT
     if (length <= 0) return 0
+    if (!this.lookAtSize()) return CORRUPT
     let free = this.limit - ((this.tail - this.headSeen) >>> 0)
     if (free < length) {
       if (!this.lookAtHead()) return CORRUPT
@@ -422,12 +436,21 @@ export class Fifo {
   /** Reads the reader's position; false when it is not between the last one seen and the tail. */
   private lookAtHead(): boolean {
     const head = this.words.load(this.at + W_HEAD)
-    const size = this.words.load(this.at + W_SIZE)
-    if ((head - this.headSeen) >>> 0 > (this.tail - this.headSeen) >>> 0 || size < 1 || size > MAX_FIFO_BYTES) {
+    if ((head - this.headSeen) >>> 0 > (this.tail - this.headSeen) >>> 0) {
       this.corrupt = true
       return false
     }
     this.headSeen = head
+    return true
+  }
+
+  /** Reads the limit, which the maker of the FIFO may have changed; false when it cannot be one. */
+  private lookAtSize(): boolean {
+    const size = this.words.load(this.at + W_SIZE)
+    if (size < 1 || size > MAX_FIFO_BYTES) {
+      this.corrupt = true
+      return false
+    }
     this.limit = size
     return true
   }
@@ -445,6 +468,10 @@ export class Fifo {
       const chunk = chunks.allocate(Math.max(wanted - this.room, Math.min(this.minAlloc, this.limit)))
       if (chunk < 0) break
       const bytes = chunks.bytes(chunk)
+      if (bytes < 0) {
+        this.corrupt = true
+        return false
+      }
       chunks.setStart(chunk, (this.tail + this.room) | 0)
       chunks.setNext(this.lastChunk, chunk)
       this.lastChunk = chunk
@@ -458,6 +485,10 @@ export class Fifo {
     let left = length
     while (left > 0) {
       let here = this.tailBytes - this.tailOffset
+      if (here <= 0) {
+        this.corrupt = true
+        return
+      }
       if (here > left) here = left
       this.words.copyIn(this.chunks.offset(this.tailChunk) + this.tailOffset, source, offset, offset + here)
       offset += here
@@ -472,6 +503,10 @@ export class Fifo {
     let left = length
     while (left > 0) {
       const here = Math.min(left, this.tailBytes - this.tailOffset)
+      if (here <= 0) {
+        this.corrupt = true
+        return
+      }
       this.tailOffset += here
       this.tail = (this.tail + here) | 0
       this.room -= here

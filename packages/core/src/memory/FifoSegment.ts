@@ -63,7 +63,8 @@ interface Layout {
 }
 
 const layoutOf = (units: number, unitBytes: number, maxFifos: number): Layout => {
-  const fifos = HEADER_WORDS + tableWords(units)
+  // Headers are divided in cache lines, so they start at one.
+  const fifos = Math.ceil((HEADER_WORDS + tableWords(units)) / 16) * 16
   const tablesEnd = (fifos + maxFifos * Fifo.HEADER_WORDS) * 4
   const dataStart = Math.ceil(tablesEnd / DATA_ALIGNMENT) * DATA_ALIGNMENT
   return { units, unitBytes, maxFifos, fifos, dataStart, byteLength: dataStart + units * unitBytes }
@@ -96,7 +97,7 @@ export const regionBytes = (options: Options): number => layoutFor(options).byte
 const chunkedBytes = (bytes: number): number => Math.max(1, Math.ceil(bytes / MIN_CHUNK_BYTES)) * MIN_CHUNK_BYTES
 
 /**
- * Bytes that a pair of FIFOs of these sizes may come to use, in whole chunks.
+ * Bytes that are set aside for a pair of FIFOs of these sizes, in whole units.
  * Exact for large sizes too: no 32-bit sum.
  *
  * **Example** (What a pair costs)
@@ -114,8 +115,10 @@ const chunkedBytes = (bytes: number): number => Math.max(1, Math.ceil(bytes / MI
 export const pairBytes = (rxSize: number, txSize: number): number => chunkedBytes(rxSize) + chunkedBytes(txSize)
 
 /**
- * How many FIFO pairs of these sizes one segment of `size` bytes holds when
- * each FIFO may grow to its full size: memory is promised once, never twice.
+ * How many FIFO pairs of these sizes one segment of `size` bytes holds: memory
+ * is set aside once, never twice. (A full FIFO whose first and last chunk are
+ * used in part takes a little more; where the segment has none left, its writer
+ * waits for its reader.)
  *
  * **Example** (Pairs in a segment)
  *
@@ -304,7 +307,8 @@ export class FifoSegment {
     if (size < 1 || size > Fifo.MAX_FIFO_BYTES) {
       throw new RangeError(`FIFO size must be 1 to ${Fifo.MAX_FIFO_BYTES} bytes, got ${size}`)
     }
-    this.virtualBytes += size - fifo.size
+    if (fifo.references === 0) throw new RangeError(`FIFO ${fifo.index} was resized after it was freed`)
+    this.virtualBytes += size - fifo.promised
     fifo.resize(size)
   }
 
@@ -327,7 +331,7 @@ export class FifoSegment {
     fifo.references--
     if (fifo.references > 0) return false
     this.activeFifos--
-    this.virtualBytes -= fifo.size
+    this.virtualBytes -= fifo.promised
     let chunk = fifo.retire()
     // Links are shared memory. A list that leads nowhere or in a circle ends at a chunk that cannot be released (again).
     while (chunk >= 0) {

@@ -95,7 +95,7 @@ export class SharedWords {
 
   constructor(buffer: ArrayBufferLike, copy: Copy = portableCopy) {
     this.buffer = buffer
-    this.words = new Int32Array(buffer)
+    this.words = new Int32Array(buffer, 0, Math.floor(buffer.byteLength / 4))
     this.bytes = new Uint8Array(buffer)
     this.copy = copy
   }

@@ -1,0 +1,192 @@
+/** What the tests of the memory floor share: segments, stream bytes, leak checks and memories that watch or lie. */
+import { SharedWords } from "@cut-through/core/memory/SharedWords"
+import type { Fifo } from "@cut-through/core/memory/Fifo"
+import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
+import { assert } from "@effect/vitest"
+
+export const allocateBuffer = (options: FifoSegment.Options): SharedArrayBuffer =>
+  new SharedArrayBuffer(FifoSegment.regionBytes(options))
+
+export const makeSegment = (options: FifoSegment.Options): FifoSegment.FifoSegment =>
+  FifoSegment.make(new SharedWords(allocateBuffer(options)), options)
+
+/** Another mapping of a segment, as another thread would have. */
+export const mapAgain = (
+  segment: FifoSegment.FifoSegment,
+  words: SharedWords = new SharedWords(segment.words.buffer)
+): FifoSegment.FifoSegment => {
+  const mapped = FifoSegment.attach(words)
+  assert.isDefined(mapped)
+  return mapped
+}
+
+export const allocateFifo = (segment: FifoSegment.FifoSegment, size: number, firstBytes?: number): Fifo => {
+  const fifo = segment.allocateFifo(size, firstBytes)
+  assert.isDefined(fifo)
+  return fifo
+}
+
+export const attachFifo = (segment: FifoSegment.FifoSegment, index: number, side: number): Fifo => {
+  const fifo = segment.attachFifo(index, side)
+  assert.isDefined(fifo)
+  return fifo
+}
+
+/** Every test that makes FIFOs ends here. */
+export const assertNoLeak = (segment: FifoSegment.FifoSegment): void => {
+  assert.strictEqual(segment.activeFifos, 0, "FIFOs left")
+  assert.strictEqual(segment.virtualBytes, 0, "virtual bytes left")
+  assert.strictEqual(segment.availableBytes, segment.size, "bytes missing")
+}
+
+export const releaseAll = (segment: FifoSegment.FifoSegment, fifos: Iterable<Fifo>): void => {
+  for (const fifo of fifos) segment.releaseFifo(fifo)
+  assertNoLeak(segment)
+}
+
+/** Chunks of a FIFO's list, in order. */
+export const chunksOf = (segment: FifoSegment.FifoSegment, fifo: Fifo): Array<number> => {
+  const chunks: Array<number> = []
+  for (let chunk = fifo.firstChunk; chunk >= 0; chunk = segment.chunks.next(chunk)) {
+    if (chunks.length > segment.chunks.units) throw new Error("a list of chunks has no end")
+    chunks.push(chunk)
+  }
+  return chunks
+}
+
+export const chunkSizes = (segment: FifoSegment.FifoSegment, fifo: Fifo): Array<number> =>
+  chunksOf(segment, fifo).map((chunk) => segment.chunks.bytes(chunk))
+
+/** What is free and what is in the lists is all there is. */
+export const assertAccounted = (segment: FifoSegment.FifoSegment, fifos: ReadonlyArray<Fifo>): void => {
+  let held = 0
+  for (const fifo of fifos) for (const bytes of chunkSizes(segment, fifo)) held += bytes
+  if (segment.availableBytes + held !== segment.size) {
+    assert.fail(`${segment.availableBytes} bytes free and ${held} in lists, of ${segment.size}`)
+  }
+}
+
+/** The byte at a position of a stream: neighbours differ, and so do positions a power of two apart. */
+export const byteAt = (position: number): number => {
+  const mixed = Math.imul(position ^ (position >>> 15), 0x2c1b3c6d)
+  return (mixed ^ (mixed >>> 13) ^ Math.floor(position / 2 ** 32)) & 255
+}
+
+export const bytesAt = (position: number, length: number): Uint8Array => {
+  const bytes = new Uint8Array(length)
+  for (let i = 0; i < length; i++) bytes[i] = byteAt(position + i)
+  return bytes
+}
+
+export const assertBytesAt = (bytes: Uint8Array, position: number, length = bytes.length, offset = 0): void => {
+  for (let i = 0; i < length; i++) {
+    if (bytes[offset + i] !== byteAt(position + i)) {
+      assert.fail(`byte ${position + i} is ${bytes[offset + i]}, should be ${byteAt(position + i)}`)
+    }
+  }
+}
+
+/** Word offsets in a FIFO's header. Tests know them to break them; the order is part of the shared format. */
+export const Header = {
+  generation: 0,
+  size: 1,
+  minAlloc: 2,
+  tail: 16,
+  tailChunk: 17,
+  end: 18,
+  head: 32,
+  headChunk: 33,
+  stop: 34,
+  event: 48,
+  want: 49,
+  threshold: 50,
+  told: 51,
+  reset: 52,
+  gone: 53
+} as const
+
+/** First word of a FIFO's header: the second touched range of a segment starts with the header of FIFO 0. */
+export const headerWord = (segment: FifoSegment.FifoSegment, index: number): number =>
+  segment.touchedRanges()[1][0] / 4 + index * 64
+
+/** First byte of the chunks: what is before is tables. */
+export const dataStart = (segment: FifoSegment.FifoSegment): number => segment.chunks.offset(0)
+
+/**
+ * Sees every access before it happens, and may change what a load brings.
+ *
+ * `before` may use another mapping of the same memory: that is another thread
+ * that runs while this one stands between two accesses.
+ */
+export class WatchedWords extends SharedWords {
+  /** Accesses so far. */
+  accesses = 0
+  before: (access: number) => void = () => {}
+  /** What a read of a word brings, given what is there. */
+  lie: (word: number, value: number) => number = (_word, value) => value
+  /** Byte ranges that were read, written, lent or zeroed. */
+  onBytes: (start: number, end: number) => void = () => {}
+  onWord: (word: number) => void = () => {}
+
+  private step(word: number): void {
+    const access = this.accesses++
+    this.onWord(word)
+    this.before(access)
+  }
+
+  private stepBytes(start: number, end: number): void {
+    const access = this.accesses++
+    this.onBytes(start, end)
+    this.before(access)
+  }
+
+  override load(word: number): number {
+    this.step(word)
+    return this.lie(word, super.load(word))
+  }
+
+  override store(word: number, value: number): void {
+    this.step(word)
+    super.store(word, value)
+  }
+
+  override add(word: number, value: number): number {
+    this.step(word)
+    return super.add(word, value)
+  }
+
+  override or(word: number, bits: number): number {
+    this.step(word)
+    return super.or(word, bits)
+  }
+
+  override and(word: number, bits: number): number {
+    this.step(word)
+    return super.and(word, bits)
+  }
+
+  override exchange(word: number, value: number): number {
+    this.step(word)
+    return this.lie(word, super.exchange(word, value))
+  }
+
+  override copyIn(targetStart: number, source: Uint8Array, sourceStart: number, sourceEnd: number): void {
+    this.stepBytes(targetStart, targetStart + (sourceEnd - sourceStart))
+    super.copyIn(targetStart, source, sourceStart, sourceEnd)
+  }
+
+  override copyOut(target: Uint8Array, targetStart: number, sourceStart: number, sourceEnd: number): void {
+    this.stepBytes(sourceStart, sourceEnd)
+    super.copyOut(target, targetStart, sourceStart, sourceEnd)
+  }
+
+  override view(start: number, end: number): Uint8Array {
+    this.stepBytes(start, end)
+    return super.view(start, end)
+  }
+
+  override zero(start: number, end: number): void {
+    this.stepBytes(start, end)
+    super.zero(start, end)
+  }
+}
