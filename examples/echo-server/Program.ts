@@ -1,0 +1,131 @@
+/**
+ * From the command line to the exit code.
+ */
+import { Sessions } from "@cut-through/core"
+import { SessionLayer } from "@cut-through/core/session/SessionLayer"
+import { Console, Data, Effect, FileSystem } from "effect"
+import type { PlatformError } from "effect"
+import { parseArgs } from "node:util"
+import { atRest, measure, ROUNDS } from "./Measure.ts"
+import type { Observer } from "./Measure.ts"
+import type { Placement } from "./Placement.ts"
+import * as Progress from "./Progress.ts"
+import * as Report from "./Report.ts"
+
+const USAGE = `Usage: npm run echo -- [--json] [FILE]
+
+Sends FILE (default: the running Node binary) through an echo server and back,
+both directions at once: over cut-through and over loopback TCP.
+
+  --json   print one JSON object and nothing else
+  --help   print this
+
+Exit code: 0 when every byte came back and nothing is left, 1 when not,
+2 when there is nothing to send, 130 when interrupted.`
+
+/** What the user has to change, in one line. */
+class InputError extends Data.TaggedError("InputError")<{ readonly message: string }> {}
+
+/** The program, with its exit code. Interrupted, it says what is left. */
+export const program = (
+  args: ReadonlyArray<string>,
+  placements: ReadonlyArray<Placement>
+): Effect.Effect<number, never, FileSystem.FileSystem | SessionLayer> =>
+  Effect.gen(function* () {
+    const { isHelp, isJson, path } = yield* parse(args)
+    if (isHelp) {
+      yield* Console.log(USAGE)
+      return 0
+    }
+    const report = yield* run(path, placements, isJson)
+    yield* Console.log(isJson ? JSON.stringify(report, null, 2) : `\n${Report.format(report)}`)
+    return Report.isFine(report) ? 0 : 1
+  }).pipe(
+    Effect.catch((error) => Effect.as(Console.error(`echo: ${explain(error)}`), error._tag === "InputError" ? 2 : 1)),
+    Effect.onInterrupt(() =>
+      Effect.flatMap(atRest, (left) => Console.error(`interrupted; left: ${Report.formatAtRest(left)}`))
+    )
+  )
+
+/** Everything that is opened is closed again when this is done. */
+const run = Effect.fnUntraced(function* (path: string, placements: ReadonlyArray<Placement>, isJson: boolean) {
+  const file = yield* read(path)
+  const memory = yield* allocate(file.length + 1)
+  if (!isJson) yield* Console.log(`${path}: ${file.length.toLocaleString("en-US")} bytes`)
+  const results = yield* Effect.scoped(
+    Effect.flatMap(isJson ? Effect.succeed(silent) : observe(placements, file.length), (observer) =>
+      measure(placements, file, memory, observer)
+    )
+  )
+  return { file: path, bytes: file.length, placements: results, atRest: yield* atRest } satisfies Report.Report
+})
+
+const silent: Observer = { started() {}, received() {}, midway: () => Effect.void }
+
+/** A progress bar, and the session table of each placement that has sessions. */
+const observe = Effect.fnUntraced(function* (placements: ReadonlyArray<Placement>, bytes: number) {
+  const progress = yield* Progress.make(process.stderr, placements.length * ROUNDS, bytes)
+  const table = Effect.provideService(Sessions.format, SessionLayer, yield* SessionLayer)
+  const widest = Math.max(...placements.map(({ path }) => path.length))
+  const observer: Observer = {
+    started: (path) => progress.start(path.padEnd(widest)),
+    received: progress.advance,
+    midway: Effect.fnUntraced(function* (path) {
+      const sessions = yield* table
+      if (sessions === "") return
+      yield* progress.hide
+      yield* Console.log(`\nsessions, half-way through a transfer by ${path}:\n${sessions}`)
+    })
+  }
+  return observer
+})
+
+const parse = (
+  args: ReadonlyArray<string>
+): Effect.Effect<{ readonly path: string; readonly isJson: boolean; readonly isHelp: boolean }, InputError> =>
+  Effect.try({
+    try: () =>
+      parseArgs({
+        args: [...args],
+        options: { json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
+        allowPositionals: true
+      }),
+    // The rest of Node's message explains how to name a file that looks like a flag.
+    catch: (error) => new InputError({ message: `${(error as Error).message.split(". ")[0]} (see --help)` })
+  }).pipe(
+    Effect.filterOrFail(
+      ({ positionals }) => positionals.length <= 1,
+      ({ positionals }) => new InputError({ message: `expected one file, got ${positionals.length} (see --help)` })
+    ),
+    Effect.map(({ positionals, values }) => ({
+      path: positionals[0] ?? process.execPath,
+      isJson: values.json === true,
+      isHelp: values.help === true
+    }))
+  )
+
+/** What `readFile` reads at most. */
+const MAX_BYTES = 2 ** 31 - 1
+
+const read = Effect.fnUntraced(function* (path: string) {
+  const name = JSON.stringify(path)
+  const cannot = (why: string) => new InputError({ message: `cannot read ${name}: ${why}` })
+  // Node says `ENOENT: no such file or directory, stat '...'`.
+  const fromPlatform = ({ reason }: PlatformError.PlatformError) =>
+    cannot(/^E\w+: ([^,]+),/.exec(String((reason.cause as Error | undefined)?.message))?.[1] ?? reason.message)
+  const fileSystem = yield* FileSystem.FileSystem
+  const { size, type } = yield* Effect.mapError(fileSystem.stat(path), fromPlatform)
+  if (type !== "File") return yield* cannot(type === "Directory" ? "it is a directory" : "it is not a regular file")
+  if (size > MAX_BYTES) return yield* cannot(`it has ${size} bytes, and more than ${MAX_BYTES} cannot be held`)
+  return yield* Effect.mapError(fileSystem.readFile(path), fromPlatform)
+})
+
+const allocate = (bytes: number) =>
+  Effect.try({
+    try: () => new Uint8Array(bytes),
+    catch: () => new InputError({ message: `there is no memory for ${bytes} bytes` })
+  })
+
+/** In one line, whatever the error. */
+const explain = ({ cause, message }: Error): string =>
+  (cause instanceof Error ? `${message}: ${cause.message}` : message).replaceAll(/\s+/g, " ")

@@ -1,0 +1,27 @@
+/**
+ * `npm run echo -- [--json] [FILE]`
+ */
+import { CutThroughNode } from "@cut-through/platform"
+import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import { Effect, Layer, Logger } from "effect"
+import * as Placement from "./Placement.ts"
+import { program } from "./Program.ts"
+
+// Nobody reads on (as with `| head`), or the disk is full: there is no way left to print the rest.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") console.error(`echo: cannot print: ${error.message}`)
+  process.exit(1)
+})
+
+program(process.argv.slice(2), Placement.all).pipe(
+  Effect.provide([Layer.orDie(CutThroughNode.layerSessions()), NodeFileSystem.layer]),
+  // Logs must not get into what `--json` prints.
+  Effect.provideService(Logger.LogToStderr, true),
+  Effect.tap((code) =>
+    Effect.sync(() => {
+      process.exitCode = code
+    })
+  ),
+  NodeRuntime.runMain
+)
