@@ -4,7 +4,9 @@
  * @since 0.1.0
  */
 import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import * as Connection from "./Connection.ts"
@@ -100,40 +102,38 @@ const connectFrom = (
   app: App,
   endpoint: Endpoint.Endpoint
 ): Effect.Effect<Connection.Connection, SessionError.SessionError, Scope.Scope> =>
-  Effect.flatMap(Effect.scope, (scope) =>
-    Effect.callback((resume) => {
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(Effect.scope, (scope) => {
       const impossible = whyNotConnect(app, endpoint)
-      if (impossible !== undefined) return resume(Effect.fail(SessionError.make(impossible)))
+      if (impossible !== undefined) return Effect.fail(SessionError.make(impossible))
       const listener = layer.table.lookup(endpoint)
       if (listener === undefined) {
-        return resume(Effect.fail(SessionError.make(new SessionError.NoRoute({ endpoint: Endpoint.format(endpoint) }))))
+        return Effect.fail(SessionError.make(new SessionError.NoRoute({ endpoint: Endpoint.format(endpoint) })))
       }
       let answer: Session | SessionError.SessionError | undefined
-      let isGone = false
-      const waiter: Waiter = {
-        resume() {
-          if (isGone || answer === undefined) return
-          const result = answer
-          answer = undefined
-          resume(
-            result instanceof SessionError.SessionError
-              ? Effect.fail(result)
-              : Connection.fromSession(layer, result, scope)
-          )
-        }
-      }
+      const answered = Deferred.makeUnsafe<void>()
+      const waiter: Waiter = { resume: () => void Deferred.doneUnsafe(answered, Exit.void) }
       const handle = CutThroughTransport.connect(layer, app.workers[0], endpoint, listener, (result) => {
         answer = result
         layer.wake.wake(waiter)
       })
-      return Effect.suspend(() => {
-        isGone = true
+      const adopt = Effect.suspend(() =>
+        answer instanceof SessionError.SessionError
+          ? Effect.fail(answer)
+          : Connection.fromSession(layer, answer!, scope)
+      )
+      if (answer !== undefined) return adopt
+      // Interrupted, maybe with the answer at hand: nobody will ever hold this connection.
+      const abandon = Effect.suspend(() => {
         CutThroughTransport.cancel(layer, handle)
-        // Answered, but not yet resumed: nobody will ever hold this connection.
         return answer === undefined || answer instanceof SessionError.SessionError
           ? Effect.void
           : CutThroughTransport.close(layer, answer, true)
       })
+      return Effect.andThen(
+        Effect.onInterrupt(restore(Deferred.await(answered)), () => abandon),
+        adopt
+      )
     })
   )
 

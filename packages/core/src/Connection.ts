@@ -241,13 +241,13 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
     this.rx = session.rx
     this.tx = session.tx
     const attempt = () => this.attemptRead()
-    this.read = Effect.suspend(() => this.readNow(attempt))
+    this.read = Effect.callback((resume) => this.readNow(attempt, resume))
     session.onClosing = () => this.closing()
     session.doorbell.listener = this
   }
 
   readInto(buffer: Uint8Array): ReturnType<Connection["readInto"]> {
-    return Effect.suspend(() => this.readNow(() => this.attemptReadInto(buffer)))
+    return Effect.callback((resume) => this.readNow(() => this.attemptReadInto(buffer), resume))
   }
 
   get end(): Effect.Effect<void> {
@@ -263,17 +263,17 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
   }
 
   write(bytes: Uint8Array): Effect.Effect<void, SessionError.SessionError> {
-    return Effect.suspend(() => {
+    return Effect.callback((resume) => {
       let offset = 0
       return this.writeNow(() => {
         offset = this.attemptWrite(bytes, offset)
         return offset === bytes.length
-      })
+      }, resume)
     })
   }
 
   writeAll(chunks: ReadonlyArray<Uint8Array>): Effect.Effect<void, SessionError.SessionError> {
-    return Effect.suspend(() => {
+    return Effect.callback((resume) => {
       let index = 0
       let offset = 0
       let isFirst = true
@@ -293,7 +293,7 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
           offset = 0
         }
         return true
-      })
+      }, resume)
     })
   }
 
@@ -349,17 +349,17 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
     for (const queue of [this.readers, this.writers]) this.wakeFirst(queue)
   }
 
+  /** Puts a fiber in a queue, and returns what takes it out again when it is interrupted. */
   private park<A, E>(
     queue: Array<Parked<any, any>>,
     attempt: () => Exit.Exit<A, E> | undefined,
-    isFirst = false
-  ): Effect.Effect<A, E> {
-    return Effect.callback((resume) => {
-      const parked = new Parked(this, queue, attempt, resume)
-      if (isFirst) queue.unshift(parked)
-      else queue.push(parked)
-      return Effect.sync(() => parked.cancel())
-    })
+    resume: (exit: Exit.Exit<A, E>) => void,
+    isFirst: boolean
+  ): Effect.Effect<void> {
+    const parked = new Parked(this, queue, attempt, resume)
+    if (isFirst) queue.unshift(parked)
+    else queue.push(parked)
+    return Effect.sync(() => parked.cancel())
   }
 
   private fail(reason: SessionError.Reason): Exit.Exit<never, SessionError.SessionError> {
@@ -382,9 +382,16 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
   // reading
   // ---------------------------------------------------------------------------
 
-  private readNow<A>(attempt: () => ReadExit<A> | undefined): Effect.Effect<A, SessionError.SessionError | Cause.Done> {
+  // Looking and parking are one step, in the same call: a fiber may be made to yield between two effects, and a ring
+  // that came in between would find nobody.
+
+  /** Reads now, or parks behind those who asked before. */
+  private readNow<A>(
+    attempt: () => ReadExit<A> | undefined,
+    resume: (exit: ReadExit<A>) => void
+  ): Effect.Effect<void> | void {
     const exit = this.readers.length === 0 ? attempt() : undefined
-    return exit ?? this.park(this.readers, attempt)
+    return exit === undefined ? this.park(this.readers, attempt, resume, false) : resume(exit)
   }
 
   private canRead(): boolean {
@@ -456,8 +463,8 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
     return !tx.isWanted(Fifo.WANT_ROOM) || tx.isStopped || tx.isResetBy(Fifo.READER) || tx.isGone(Fifo.READER)
   }
 
-  /** Runs `step` until it says that all is written, now or when there is room. */
-  private writeNow(step: () => boolean): Effect.Effect<void, SessionError.SessionError> {
+  /** Runs `step` until it says that all is written: now, or whenever there is room. */
+  private writeNow(step: () => boolean, resume: (exit: WriteExit) => void): Effect.Effect<void> | void {
     const attempt = (): WriteExit | undefined => {
       if (this.isWriting) return undefined
       const broken = this.whyBroken()
@@ -468,12 +475,12 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
       this.isWriting = false
       return isDone ? Exit.void : this.whyBroken()
     }
-    if (this.isWriting || this.writers.length > 0) return this.park(this.writers, attempt)
+    if (this.isWriting || this.writers.length > 0) return this.park(this.writers, attempt, resume, false)
     const exit = attempt()
     // It has begun, so it goes on before those who came while it was at it.
-    if (exit === undefined) return this.park(this.writers, attempt, true)
+    if (exit === undefined) return this.park(this.writers, attempt, resume, true)
+    resume(exit)
     this.wakeFirst(this.writers)
-    return exit
   }
 
   /** Writes from `offset` on as far as there is room, and returns how far that was. */

@@ -18,7 +18,13 @@ import * as SessionError from "./SessionError.ts"
 export type Endpoint = NetAddress.InetAddress
 
 const invalid = (what: string, value: unknown, expected: string): SessionError.SessionError =>
-  SessionError.make(new SessionError.InvalidArgument({ what, value: JSON.stringify(value) ?? String(value), expected }))
+  SessionError.make(
+    new SessionError.InvalidArgument({
+      what,
+      value: typeof value === "string" ? JSON.stringify(value) : String(value),
+      expected
+    })
+  )
 
 /**
  * The endpoint for an IP address (`"127.0.0.1"`, `"::1"`, or `"localhost"` for

@@ -6,8 +6,10 @@
  *
  * @since 0.1.0
  */
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as MutableList from "effect/MutableList"
 import * as Scope from "effect/Scope"
 import { Connection, fromSession } from "./Connection.ts"
 import type * as Endpoint from "./Endpoint.ts"
@@ -86,9 +88,13 @@ export const close = (layer: SessionLayer["Service"], app: App, listener: AppLis
   Effect.suspend(() => {
     if (!listener.isClosed) layer.unbind(app, listener)
     for (const accepter of listener.accepters.splice(0)) layer.wake.wake(accepter)
-    return Effect.forEach(listener.backlog.splice(0), (session) => CutThroughTransport.close(layer, session, true), {
-      discard: true
-    })
+    return Effect.forEach(
+      MutableList.takeAll(listener.backlog),
+      (session) => CutThroughTransport.close(layer, session, true),
+      {
+        discard: true
+      }
+    )
   })
 
 const make = (layer: SessionLayer["Service"], listener: AppListener): Listener => {
@@ -96,40 +102,42 @@ const make = (layer: SessionLayer["Service"], listener: AppListener): Listener =
 
   const next = (): Exit.Exit<Session, SessionError.SessionError> | undefined => {
     if (listener.isClosed) return closed
-    const session = listener.backlog.shift()
-    return session === undefined ? undefined : Exit.succeed(session)
+    const session = MutableList.take(listener.backlog)
+    return session === MutableList.Empty ? undefined : Exit.succeed(session)
   }
 
-  const acceptSession: Effect.Effect<Session, SessionError.SessionError> = Effect.suspend(
-    () =>
-      next() ??
-      Effect.callback<Session, SessionError.SessionError>((resume) => {
-        const accepter: Waiter = {
-          resume() {
-            const exit = next()
-            // Another one was quicker: this one stays the first in line.
-            if (exit === undefined) listener.accepters.unshift(accepter)
-            else resume(exit)
-          }
-        }
-        listener.accepters.push(accepter)
-        return Effect.sync(() => {
-          const at = listener.accepters.indexOf(accepter)
-          if (at >= 0) {
-            listener.accepters.splice(at, 1)
-          } else if (listener.backlog.length > 0 && listener.accepters.length > 0) {
-            // It was woken for a connection that it will not take.
-            layer.wake.wake(listener.accepters.shift()!)
-          }
-        })
+  /** Runs in an uninterruptible region, where only the waiting is interruptible: a session in hand is never lost. */
+  const takeSession = (
+    restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>,
+    isFirst = false
+  ): Effect.Effect<Session, SessionError.SessionError> =>
+    Effect.suspend(() => {
+      const exit = next()
+      if (exit !== undefined) return exit
+      const woken = Deferred.makeUnsafe<void>()
+      const accepter: Waiter = { resume: () => void Deferred.doneUnsafe(woken, Exit.void) }
+      // Woken, but another one was quicker: still the first in line.
+      if (isFirst) listener.accepters.unshift(accepter)
+      else listener.accepters.push(accepter)
+      // Whoever is woken takes nothing by that, so who is interrupted leaves the session to the next in line.
+      const leave = Effect.sync(() => {
+        const at = listener.accepters.indexOf(accepter)
+        if (at >= 0) listener.accepters.splice(at, 1)
+        else if (listener.backlog.length > 0) wakeNext(layer, listener)
       })
-  )
+      return Effect.andThen(
+        Effect.onInterrupt(restore(Deferred.await(woken)), () => leave),
+        takeSession(restore)
+      )
+    })
 
   return {
     [TypeId]: TypeId,
     address: listener.endpoint,
-    accept: Effect.flatMap(Effect.scope, (scope) =>
-      Effect.flatMap(acceptSession, (session) => fromSession(layer, session, scope))
+    accept: Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(Effect.scope, (scope) =>
+        Effect.flatMap(takeSession(restore), (session) => fromSession(layer, session, scope))
+      )
     ),
     run: <A, E, R>(handler: (connection: Connection) => Effect.Effect<A, E, R>) =>
       Effect.scopedWith((scope) => {
@@ -138,18 +146,23 @@ const make = (layer: SessionLayer["Service"], listener: AppListener): Listener =
             Effect.flatMap(fromSession(layer, session, own), (connection) =>
               handler(connection).pipe(
                 Effect.provideService(Connection, connection),
-                Effect.provideService(Scope.Scope, own)
+                Effect.provideService(Scope.Scope, own),
+                Effect.interruptible
               )
             )
           ).pipe(
-            Effect.interruptible,
             Effect.ignoreCause({ log: "Unhandled", message: "Unhandled error in a connection handler" }),
-            Effect.forkIn(scope, { startImmediately: true })
+            Effect.forkIn(scope, { startImmediately: true, uninterruptible: true })
           )
         // Between accepting a session and serving it nothing can interrupt.
         return Effect.uninterruptibleMask((restore) =>
-          Effect.forever(Effect.flatMap(restore(acceptSession), serve), { disableYield: true })
+          Effect.forever(Effect.flatMap(takeSession(restore), serve), { disableYield: true })
         )
       }) as Effect.Effect<never, SessionError.SessionError, Exclude<R, Scope.Scope | Connection>>
   }
+}
+
+const wakeNext = (layer: SessionLayer["Service"], listener: AppListener): void => {
+  const accepter = listener.accepters.shift()
+  if (accepter !== undefined) layer.wake.wake(accepter)
 }

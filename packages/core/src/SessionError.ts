@@ -94,7 +94,7 @@ export class Closed extends Schema.TaggedError<Closed>()("Closed", {
   what: Schema.String
 }) {
   override get message(): string {
-    return `the ${this.what} is closed: it was closed by this side, or the scope that holds it has ended`
+    return `the ${this.what} was closed by this side, or by the end of its scope: keep that scope open, or open another`
   }
 }
 
@@ -126,7 +126,7 @@ export class BrokenPipe extends Schema.TaggedError<BrokenPipe>()("BrokenPipe", {
   why: Schema.String
 }) {
   override get message(): string {
-    return `cannot write to ${this.endpoint}: ${this.why}`
+    return `cannot write to ${this.endpoint}: ${this.why}. To write more, connect again`
   }
 }
 
@@ -157,7 +157,7 @@ export class CorruptSegment extends Schema.TaggedError<CorruptSegment>()("Corrup
   endpoint: Schema.String
 }) {
   override get message(): string {
-    return `the shared memory of the connection with ${this.endpoint} is corrupt: the connection was reset`
+    return `the shared memory of the connection with ${this.endpoint} is corrupt: connect again, and find who writes there`
   }
 }
 

@@ -2,7 +2,7 @@ import { Application, Connection, Endpoint, Sessions } from "@cut-through/core"
 import * as SessionLayer from "@cut-through/core/session/SessionLayer"
 import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Cause, Effect, Exit, Fiber, Latch, Layer, Schema, Scope, Stream } from "effect"
+import { Arbitrary, Cause, Effect, Exit, Fiber, Latch, Layer, Scheduler, Schema, Scope, Stream } from "effect"
 import { connectedPair, misplaced, pattern, readExactly, reasonOf } from "./fixtures.ts"
 
 const withLayer = <A, E>(
@@ -210,6 +210,38 @@ describe("Connection", () => {
         assert.deepStrictEqual(order, [0, 1, 2, 3, 4])
       }).pipe(withLayer)
     )
+  })
+
+  describe("when fibers are made to yield after a few operations, wherever that is", () => {
+    for (let operations = 3; operations <= 12; operations++) {
+      it.effect(`every ${operations}: nothing is lost, mixed up, or waits for ever`, () =>
+        Effect.gen(function* () {
+          const { client, server } = yield* connectedPair
+          const each = 40_000
+          const rounds = 30
+          const writer = (n: number) =>
+            Effect.gen(function* () {
+              for (let i = 0; i < rounds; i++) yield* client.write(new Uint8Array(each).fill(n))
+            })
+          const echo = Effect.gen(function* () {
+            const buffer = new Uint8Array(7_000)
+            while (true) yield* server.write(buffer.subarray(0, yield* server.readInto(buffer)))
+          })
+          yield* Effect.forkChild(echo)
+          const writers = yield* Effect.forkChild(
+            Effect.all([writer(1), writer(2), writer(3)], { concurrency: "unbounded", discard: true })
+          )
+          for (let i = 0; i < 3 * rounds; i++) {
+            const bytes = yield* readExactly(client, each)
+            assert.isTrue(
+              bytes.every((byte) => byte === bytes[0]),
+              `two writes were mixed in the ${i}th`
+            )
+          }
+          yield* Fiber.join(writers)
+        }).pipe(withLayer, Effect.provideService(Scheduler.MaxOpsBeforeYield, operations))
+      )
+    }
   })
 
   describe("interruption", () => {

@@ -8,7 +8,9 @@
  * @since 0.1.0
  */
 import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 
 /**
@@ -63,9 +65,10 @@ export class Lock extends Context.Service<
   }
 >()("@cut-through/core/runtime/Lock") {}
 
-interface Waiting {
+interface Ticket {
   readonly isWriter: boolean
-  readonly resume: (effect: Effect.Effect<void>) => void
+  isGranted: boolean
+  readonly granted: Deferred.Deferred<void>
 }
 
 /**
@@ -77,42 +80,34 @@ interface Waiting {
 export const makeReadWrite = (name: string): ReadWriteLock => {
   let readers = 0
   let writer = false
-  const waiting: Array<Waiting> = []
+  let isGranting = false
+  const waiting: Array<Ticket> = []
 
-  const isFree = (isWriter: boolean) => !writer && (!isWriter || readers === 0)
-
-  const hold = (isWriter: boolean) => {
-    if (isWriter) writer = true
-    else readers++
-  }
-
-  // The only place where someone who waits gets the lock.
+  // The only place where a ticket is granted. Whoever is resumed may leave at once: the loop goes on, not the stack.
   const grant = () => {
-    while (waiting.length > 0 && isFree(waiting[0].isWriter)) {
-      const next = waiting.shift()!
-      hold(next.isWriter)
-      next.resume(Effect.void)
+    if (isGranting) return
+    isGranting = true
+    while (waiting.length > 0 && !writer && (!waiting[0].isWriter || readers === 0)) {
+      const ticket = waiting.shift()!
+      if (ticket.isWriter) writer = true
+      else readers++
+      ticket.isGranted = true
+      Deferred.doneUnsafe(ticket.granted, Exit.void)
     }
+    isGranting = false
   }
 
-  const acquire = (isWriter: boolean) =>
-    Effect.callback<void>((resume) => {
-      if (waiting.length === 0 && isFree(isWriter)) {
-        hold(isWriter)
-        return resume(Effect.void)
-      }
-      const entry: Waiting = { isWriter, resume }
-      waiting.push(entry)
-      return Effect.sync(() => {
-        const at = waiting.indexOf(entry)
-        if (at < 0) return release(isWriter)
-        waiting.splice(at, 1)
-        grant()
-      })
-    })
+  const enter = (isWriter: boolean): Ticket => {
+    const ticket: Ticket = { isWriter, isGranted: false, granted: Deferred.makeUnsafe() }
+    waiting.push(ticket)
+    grant()
+    return ticket
+  }
 
-  const release = (isWriter: boolean) => {
-    if (isWriter) writer = false
+  /** Gives up the lock, or the wait for it: who is interrupted need not know which. */
+  const leave = (ticket: Ticket) => {
+    if (!ticket.isGranted) waiting.splice(waiting.indexOf(ticket), 1)
+    else if (ticket.isWriter) writer = false
     else readers--
     grant()
   }
@@ -120,14 +115,13 @@ export const makeReadWrite = (name: string): ReadWriteLock => {
   const withLock =
     (isWriter: boolean) =>
     <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-      Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(restore(acquire(isWriter)), () =>
-          Effect.ensuring(
-            restore(effect),
-            Effect.sync(() => release(isWriter))
-          )
+      Effect.uninterruptibleMask((restore) => {
+        const ticket = enter(isWriter)
+        return Effect.ensuring(
+          restore(ticket.isGranted ? effect : Effect.andThen(Deferred.await(ticket.granted), effect)),
+          Effect.sync(() => leave(ticket))
         )
-      )
+      })
 
   return {
     name,

@@ -13,6 +13,7 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as MutableList from "effect/MutableList"
 import * as Scheduler from "effect/Scheduler"
 
 /**
@@ -75,19 +76,33 @@ export const make = (
     const maxBudget = options.budget ?? 128
     let depth = 0
     let budget = maxBudget
-    let queue: Array<Waiter> = []
+    let isScheduled = false
+    const queue = MutableList.make<Waiter>()
 
-    const flush = () => {
-      const batch = queue
-      queue = []
+    const schedule = () => {
+      if (isScheduled || queue.length === 0) return
+      isScheduled = true
+      dispatcher.scheduleTask(turn, 0)
+    }
+
+    const turn = () => {
+      isScheduled = false
       budget = maxBudget
-      for (const waiter of batch) waiter.resume()
+      try {
+        // Those who come meanwhile stand behind the ones that are there, and wait for the next turn.
+        for (let left = queue.length; left > 0; left--) (MutableList.take(queue) as Waiter).resume()
+      } finally {
+        schedule()
+      }
     }
 
     return Wake.of({
       wake(waiter) {
         // Behind a queue, so that nobody is overtaken.
-        if (queue.length === 0 && depth < maxDepth && budget > 0) {
+        if (queue.length > 0 || depth === maxDepth || budget === 0) {
+          MutableList.append(queue, waiter)
+          schedule()
+        } else {
           depth++
           budget--
           try {
@@ -95,9 +110,6 @@ export const make = (
           } finally {
             depth--
           }
-        } else {
-          queue.push(waiter)
-          if (queue.length === 1) dispatcher.scheduleTask(flush, 0)
         }
       }
     })

@@ -10,6 +10,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as MutableList from "effect/MutableList"
 import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 
@@ -68,13 +69,14 @@ export const make = (
     let budget = maxBudget
     let isDraining = false
     let isScheduled = false
-    const queue: Array<Effect.Effect<void>> = []
+    // Not an array: taking the first of a long one would move all the others.
+    const queue = MutableList.make<Effect.Effect<void>>()
 
     const drain = () => {
       isDraining = true
       while (queue.length > 0 && budget > 0) {
         budget--
-        const fiber = run(queue.shift()!)
+        const fiber = run(MutableList.take(queue) as Effect.Effect<void>)
         if (fiber.pollUnsafe() === undefined) Fiber.runIn(fiber, scope)
       }
       isDraining = false
@@ -93,7 +95,7 @@ export const make = (
     return {
       index,
       send(call) {
-        queue.push(call)
+        MutableList.append(queue, call)
         if (!isDraining && !isScheduled) drain()
       },
       pending: () => queue.length

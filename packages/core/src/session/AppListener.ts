@@ -4,6 +4,7 @@
  *
  * @since 0.1.0
  */
+import * as MutableList from "effect/MutableList"
 import type * as Endpoint from "../Endpoint.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
 import type { Waiter } from "../runtime/Wake.ts"
@@ -23,7 +24,7 @@ export class AppListener {
   /** Most connections that wait to be accepted. */
   readonly backlogLimit: number
   /** Arrived, established, and not yet accepted, oldest first. */
-  readonly backlog: Array<Session> = []
+  readonly backlog: MutableList.MutableList<Session> = MutableList.make()
   /** Fibers that wait for a connection, oldest first. */
   readonly accepters: Array<Waiter> = []
   isClosed = false

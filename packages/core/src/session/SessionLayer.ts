@@ -273,15 +273,19 @@ export const layerNoDeps = (options?: {
 
 /**
  * A session layer with all it needs: tables, segments, locks, shared memory and
- * direct wake-ups.
+ * direct wake-ups. Each one has its own: two session layers of one program know
+ * nothing of each other.
  *
  * @category layers
  * @since 0.1.0
  */
 export const layer = (options?: {
   readonly workers?: number | undefined
-}): Layer.Layer<SessionLayer, SessionError.SessionError> =>
-  layerNoDeps(options).pipe(
-    Layer.provide([Connections.layer, SegmentContext.layer, Wake.layer]),
-    Layer.provide([SharedMemory.layer, Lock.layer])
+}): Layer.Layer<SessionLayer, SessionError.SessionError> => Layer.provide(layerNoDeps(options), layerDeps)
+
+// Fresh, because a layer is built once in a program, however often it is provided: tables must not be shared.
+const layerDeps = Layer.fresh(
+  Layer.mergeAll(Connections.layer, SegmentContext.layer, Wake.layer).pipe(
+    Layer.provideMerge(Layer.mergeAll(SharedMemory.layer, Lock.layer))
   )
+)

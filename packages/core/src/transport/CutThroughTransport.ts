@@ -13,8 +13,9 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import * as Result from "effect/Result"
+import * as MutableList from "effect/MutableList"
 import * as Endpoint from "../Endpoint.ts"
 import { LocalDoorbell } from "../memory/Doorbell.ts"
 import * as Fifo from "../memory/Fifo.ts"
@@ -73,13 +74,9 @@ const accept = (layer: Layer, worker: number, handle: HandleTable.Handle): Effec
         return Effect.void
       }
       const [server, manager] = listener.selectWorker()
-      const leases = Effect.result(layer.segments.acquire({ manager, client: halfOpen.client, server }))
-      return Effect.map(leases, (result) => {
-        if (Result.isFailure(result)) {
-          layer.connections.takeHalfOpen(handle)?.answer(result.failure)
-        } else {
-          introduce(layer, worker, handle, listener, server, result.success)
-        }
+      return Effect.matchCause(layer.segments.acquire({ manager, client: halfOpen.client, server }), {
+        onFailure: (cause) => layer.connections.takeHalfOpen(handle)?.answer(whyFailed(cause)),
+        onSuccess: (leases) => introduce(layer, worker, handle, listener, server, leases)
       })
     })
   )
@@ -90,6 +87,14 @@ const whyRefused = (listener: AppListener | undefined): string | undefined => {
     return `${listener.backlog.length} connections wait to be accepted there already`
   }
   return undefined
+}
+
+/** Whatever has happened, the client gets an answer. */
+const whyFailed = (cause: Cause.Cause<SessionError.SessionError>): SessionError.SessionError => {
+  const error = Cause.squash(cause)
+  return error instanceof SessionError.SessionError
+    ? error
+    : SessionError.make(new SessionError.AllocFailed({ what: "a segment", bytes: 0, cause: error }))
 }
 
 const refuse = (layer: Layer, handle: HandleTable.Handle, why: string): void => {
@@ -130,7 +135,7 @@ const introduce = (
   // The listener says yes for the application, as TCP's backlog does; the application may still reset.
   Session.transition(serverSession, "ready")
   Session.transition(clientSession, "ready")
-  listener.backlog.push(serverSession)
+  MutableList.append(listener.backlog, serverSession)
   const accepter = listener.accepters.shift()
   if (accepter !== undefined) layer.wake.wake(accepter)
   halfOpen.answer(clientSession)
