@@ -246,34 +246,21 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
     session.doorbell.listener = this
   }
 
-  readInto(buffer: Uint8Array): ReturnType<Connection["readInto"]> {
-    return Effect.callback((resume) => this.readNow(() => this.attemptReadInto(buffer), resume))
-  }
+  // Properties, not methods: they are passed on as functions.
+  readonly readInto: Connection["readInto"] = (buffer) =>
+    Effect.callback((resume) => this.readNow(() => this.attemptReadInto(buffer), resume))
 
-  get end(): Effect.Effect<void> {
-    return Effect.sync(() => this.endNow())
-  }
-
-  get close(): Effect.Effect<void> {
-    return Scope.close(this.scope, Exit.void)
-  }
-
-  get reset(): Effect.Effect<void> {
-    return Scope.close(this.scope, Exit.interrupt())
-  }
-
-  write(bytes: Uint8Array): Effect.Effect<void, SessionError.SessionError> {
-    return Effect.callback((resume) => {
+  readonly write: Connection["write"] = (bytes) =>
+    Effect.callback((resume) => {
       let offset = 0
       return this.writeNow(() => {
         offset = this.attemptWrite(bytes, offset)
         return offset === bytes.length
       }, resume)
     })
-  }
 
-  writeAll(chunks: ReadonlyArray<Uint8Array>): Effect.Effect<void, SessionError.SessionError> {
-    return Effect.callback((resume) => {
+  readonly writeAll: Connection["writeAll"] = (chunks) =>
+    Effect.callback((resume) => {
       let index = 0
       let offset = 0
       let isFirst = true
@@ -295,6 +282,17 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
         return true
       }, resume)
     })
+
+  get end(): Effect.Effect<void> {
+    return Effect.sync(() => this.endNow())
+  }
+
+  get close(): Effect.Effect<void> {
+    return Scope.close(this.scope, Exit.void)
+  }
+
+  get reset(): Effect.Effect<void> {
+    return Scope.close(this.scope, Exit.interrupt())
   }
 
   get stream(): Connection["stream"] {

@@ -53,7 +53,7 @@ export const tcp = (address: string, port: number): Endpoint => {
   return endpoint.success
 }
 
-const pattern = /^tcp:\/\/(\[([0-9a-fA-F:.]+)\]|[^:/[\]]+):(\d{1,5})\/?$/
+const pattern = /^tcp:\/\/(\[([0-9a-fA-F:.]*:[0-9a-fA-F:.]*)\]|[^:/[\]]+):(\d{1,5})\/?$/
 
 /**
  * The endpoint that a text of the form `tcp://127.0.0.1:7000` or

@@ -127,7 +127,7 @@ const make = (layer: SessionLayer["Service"], listener: AppListener): Listener =
       })
       return Effect.andThen(
         Effect.onInterrupt(restore(Deferred.await(woken)), () => leave),
-        takeSession(restore)
+        takeSession(restore, true)
       )
     })
 

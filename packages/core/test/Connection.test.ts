@@ -21,6 +21,17 @@ describe("Connection", () => {
       }).pipe(withLayer)
     )
 
+    it.effect("its functions can be passed on", () =>
+      Effect.gen(function* () {
+        const { client, server } = yield* connectedPair
+        const { readInto, write, writeAll } = client
+        yield* write(Uint8Array.of(1))
+        yield* writeAll([Uint8Array.of(2)])
+        yield* Effect.flatMap(server.read, server.write)
+        assert.strictEqual(yield* readInto(new Uint8Array(10)), 2)
+      }).pipe(withLayer)
+    )
+
     it.effect("a read waits for bytes and gets an array of its own", () =>
       Effect.gen(function* () {
         const { client, server } = yield* connectedPair

@@ -56,6 +56,9 @@ export const layerSessions = (options?: {
  * @category layers
  * @since 0.1.0
  */
-export const layer: Layer.Layer<Application | SessionLayer.SessionLayer, SessionError> = CutThrough.layer.pipe(
+export const layer: Layer.Layer<Application | SessionLayer.SessionLayer, SessionError> = Layer.fresh(
+  CutThrough.layer
+).pipe(
+  // Fresh: a `CutThrough.layer` elsewhere in the program would lend its memory, and with it its copy.
   Layer.provide(layerCopy)
 )

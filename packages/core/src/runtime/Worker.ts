@@ -9,6 +9,7 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as MutableList from "effect/MutableList"
 import * as Scheduler from "effect/Scheduler"
@@ -72,12 +73,19 @@ export const make = (
     // Not an array: taking the first of a long one would move all the others.
     const queue = MutableList.make<Effect.Effect<void>>()
 
+    // Nobody waits for a call, so nobody else would hear of it.
+    const reportDefect = (exit: Exit.Exit<void>) => {
+      if (Exit.isFailure(exit) && Exit.hasDies(exit))
+        run(Effect.logError(`A call on worker ${index} failed`, exit.cause))
+    }
+
     const drain = () => {
       isDraining = true
       while (queue.length > 0 && budget > 0) {
         budget--
         const fiber = run(MutableList.take(queue) as Effect.Effect<void>)
         if (fiber.pollUnsafe() === undefined) Fiber.runIn(fiber, scope)
+        fiber.addObserver(reportDefect)
       }
       isDraining = false
       if (queue.length > 0 && !isScheduled) {

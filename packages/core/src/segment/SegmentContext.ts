@@ -25,7 +25,8 @@ import * as SegmentManager from "./SegmentManager.ts"
 
 /**
  * A worker of an application that maps segments. It is told about each segment
- * once when it comes and once when it goes.
+ * once when it comes and once when it goes, in the step that adds or removes it,
+ * so it takes note and returns.
  *
  * @category models
  * @since 0.1.0
@@ -120,7 +121,11 @@ export interface Stats {
 export class SegmentContext extends Context.Service<
   SegmentContext,
   {
-    /** Leases for both sides of a new connection. Fails with `AllocFailed`, and holds nothing then. */
+    /**
+     * Leases for both sides of a new connection. Fails with `AllocFailed`, and
+     * holds nothing then. To be called where nothing interrupts: leases that
+     * were taken and never arrive are never released.
+     */
     readonly acquire: (request: Request) => Effect.Effect<Leases, SessionError.SessionError>
     /** Releases a lease. Releasing it again does nothing. */
     readonly release: (lease: Lease) => void
