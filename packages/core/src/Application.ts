@@ -111,29 +111,27 @@ const connectFrom = (
         return Effect.fail(SessionError.make(new SessionError.NoRoute({ endpoint: Endpoint.format(endpoint) })))
       }
       let answer: Session | SessionError.SessionError | undefined
-      const answered = Deferred.makeUnsafe<void>()
-      const waiter: Waiter = { resume: () => void Deferred.doneUnsafe(answered, Exit.void) }
+      let answered: Deferred.Deferred<void> | undefined
+      const waiter: Waiter = { resume: () => void Deferred.doneUnsafe(answered!, Exit.void) }
       const handle = CutThroughTransport.connect(layer, app.workers[0], endpoint, listener, (result) => {
         answer = result
-        layer.wake.wake(waiter)
+        // Most answers come before anybody waits for them.
+        return answered === undefined ? undefined : waiter
       })
-      const adopt = Effect.suspend(() =>
+      const adopt = () =>
         answer instanceof SessionError.SessionError
           ? Effect.fail(answer)
           : Connection.fromSession(layer, answer!, scope)
-      )
-      if (answer !== undefined) return adopt
+      if (answer !== undefined) return adopt()
+      answered = Deferred.makeUnsafe<void>()
       // Interrupted, maybe with the answer at hand: nobody will ever hold this connection.
-      const abandon = Effect.suspend(() => {
+      const abandon = () => {
         CutThroughTransport.cancel(layer, handle)
         return answer === undefined || answer instanceof SessionError.SessionError
           ? Effect.void
           : CutThroughTransport.close(layer, answer, true)
-      })
-      return Effect.andThen(
-        Effect.onInterrupt(restore(Deferred.await(answered)), () => abandon),
-        adopt
-      )
+      }
+      return Effect.flatMap(Effect.onInterrupt(restore(Deferred.await(answered)), abandon), adopt)
     })
   )
 
@@ -157,7 +155,8 @@ const detach = (layer: SessionLayer["Service"], app: App): Effect.Effect<void> =
     for (const worker of app.workers) {
       for (const handle of worker.halfOpens) {
         const closed = SessionError.make(new SessionError.Closed({ what: "application" }))
-        layer.connections.takeHalfOpen(handle)?.answer(closed)
+        const waiter = layer.connections.takeHalfOpen(handle)?.answer(closed)
+        if (waiter !== undefined) layer.wake.wake(waiter)
       }
       for (const session of worker.sessions) yield* CutThroughTransport.close(layer, session, true)
     }

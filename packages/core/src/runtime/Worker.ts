@@ -26,6 +26,12 @@ export interface Worker {
   readonly index: number
   /** Puts a call on the queue. Calls start in the order in which they were sent. */
   readonly send: (call: Effect.Effect<void>) => void
+  /**
+   * Runs a task when no call is under way on this stack: now, or behind the
+   * calls that are. For whatever may send calls of its own, such as waking a
+   * fiber, which would have to wait for an answer otherwise.
+   */
+  readonly after: (task: () => void) => void
   /** Calls sent and not yet started. */
   readonly pending: () => number
 }
@@ -72,6 +78,7 @@ export const make = (
     let isScheduled = false
     // Not an array: taking the first of a long one would move all the others.
     const queue = MutableList.make<Effect.Effect<void>>()
+    const afterwards = MutableList.make<() => void>()
 
     // Nobody waits for a call, so nobody else would hear of it.
     const reportDefect = (exit: Exit.Exit<void>) => {
@@ -92,6 +99,7 @@ export const make = (
         isScheduled = true
         dispatcher.scheduleTask(turn, 0)
       }
+      while (afterwards.length > 0) (MutableList.take(afterwards) as () => void)()
     }
 
     const turn = () => {
@@ -105,6 +113,10 @@ export const make = (
       send(call) {
         MutableList.append(queue, call)
         if (!isDraining && !isScheduled) drain()
+      },
+      after(task) {
+        if (isDraining) MutableList.append(afterwards, task)
+        else task()
       },
       pending: () => queue.length
     }

@@ -12,6 +12,7 @@ import * as Context from "effect/Context"
 import * as Layer from "effect/Layer"
 import type * as Endpoint from "../Endpoint.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
+import type { Waiter } from "../runtime/Wake.ts"
 import type * as SessionError from "../SessionError.ts"
 import type { AppWorker } from "./AppWorker.ts"
 import type { Session } from "./Session.ts"
@@ -27,8 +28,8 @@ export interface HalfOpen {
   readonly local: Endpoint.Endpoint
   readonly remote: Endpoint.Endpoint
   readonly listener: HandleTable.Handle
-  /** Called once, by whoever took the half-open out of its table. */
-  readonly answer: (result: Session | SessionError.SessionError) => void
+  /** Called once, by whoever took the half-open out of its table, who also wakes the one it returns. */
+  readonly answer: (result: Session | SessionError.SessionError) => Waiter | undefined
 }
 
 /**

@@ -20,6 +20,7 @@ import * as Endpoint from "../Endpoint.ts"
 import { LocalDoorbell } from "../memory/Doorbell.ts"
 import * as Fifo from "../memory/Fifo.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
+import type { Waiter } from "../runtime/Wake.ts"
 import type { Leases, Side } from "../segment/SegmentContext.ts"
 import type { AppListener } from "../session/AppListener.ts"
 import type { AppWorker } from "../session/AppWorker.ts"
@@ -70,12 +71,12 @@ const accept = (layer: Layer, worker: number, handle: HandleTable.Handle): Effec
       const listener = layer.getListener(halfOpen.listener)
       const refused = whyRefused(listener)
       if (listener === undefined || refused !== undefined) {
-        refuse(layer, handle, refused ?? "")
+        reject(layer, worker, handle, refusal(halfOpen.remote, refused ?? ""))
         return Effect.void
       }
       const [server, manager] = listener.selectWorker()
       return Effect.matchCause(layer.segments.acquire({ manager, client: halfOpen.client, server }), {
-        onFailure: (cause) => layer.connections.takeHalfOpen(handle)?.answer(whyFailed(cause)),
+        onFailure: (cause) => reject(layer, worker, handle, whyFailed(cause)),
         onSuccess: (leases) => introduce(layer, worker, handle, listener, server, leases)
       })
     })
@@ -97,11 +98,17 @@ const whyFailed = (cause: Cause.Cause<SessionError.SessionError>): SessionError.
     : SessionError.make(new SessionError.AllocFailed({ what: "a segment", bytes: 0, cause: error }))
 }
 
-const refuse = (layer: Layer, handle: HandleTable.Handle, why: string): void => {
+const reject = (layer: Layer, worker: number, handle: HandleTable.Handle, error: SessionError.SessionError): void => {
   const halfOpen = layer.connections.takeHalfOpen(handle)
-  if (halfOpen === undefined) return
-  const endpoint = Endpoint.format(halfOpen.remote)
-  halfOpen.answer(SessionError.make(new SessionError.Refused({ endpoint, why })))
+  if (halfOpen !== undefined) wakeAfter(layer, worker, halfOpen.answer(error))
+}
+
+const refusal = (remote: Endpoint.Endpoint, why: string): SessionError.SessionError =>
+  SessionError.make(new SessionError.Refused({ endpoint: Endpoint.format(remote), why }))
+
+/** Whoever is woken goes on where no call is under way, so that the calls it sends start at once. */
+const wakeAfter = (layer: Layer, worker: number, waiter: Waiter | undefined): void => {
+  if (waiter !== undefined) layer.worker(worker).after(() => layer.wake.wake(waiter))
 }
 
 /** Makes both sessions, hands one to the listener and answers with the other. */
@@ -115,11 +122,11 @@ const introduce = (
 ): void => {
   // Memory may have been waited for: the listener may be gone, and so may the client.
   const refused = whyRefused(listener)
-  const halfOpen = refused === undefined ? layer.connections.takeHalfOpen(handle) : undefined
-  if (halfOpen === undefined) {
+  const halfOpen = layer.connections.takeHalfOpen(handle)
+  if (halfOpen === undefined || refused !== undefined) {
     layer.segments.release(leases.client)
     layer.segments.release(leases.server)
-    if (refused !== undefined) refuse(layer, handle, refused)
+    if (halfOpen !== undefined) wakeAfter(layer, worker, halfOpen.answer(refusal(halfOpen.remote, refused ?? "")))
     return
   }
   const toServer = new LocalDoorbell()
@@ -136,9 +143,8 @@ const introduce = (
   Session.transition(serverSession, "ready")
   Session.transition(clientSession, "ready")
   MutableList.append(listener.backlog, serverSession)
-  const accepter = listener.accepters.shift()
-  if (accepter !== undefined) layer.wake.wake(accepter)
-  halfOpen.answer(clientSession)
+  wakeAfter(layer, worker, listener.accepters.shift())
+  wakeAfter(layer, worker, halfOpen.answer(clientSession))
 }
 
 const makeSession = (

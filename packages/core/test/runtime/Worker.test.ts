@@ -130,6 +130,33 @@ describe("Worker", () => {
     assert.strictEqual(finalizers(), before)
   })
 
+  it("a task for afterwards runs when no call is under way, and its own calls start at once", () => {
+    const { log, push, worker } = setUp()
+    const sendFrom = (name: string) => () => {
+      worker.send(push(`${name}'s call`))
+      log.push(name)
+    }
+    worker.after(sendFrom("now"))
+    worker.send(
+      Effect.sync(() => {
+        worker.after(sendFrom("first"))
+        worker.after(sendFrom("second"))
+        worker.send(push("call"))
+        log.push("outer")
+      })
+    )
+    assert.deepStrictEqual(log, [
+      "now's call",
+      "now",
+      "outer",
+      "call",
+      "first's call",
+      "second's call",
+      "second",
+      "first"
+    ])
+  })
+
   it.effect("a call that dies is logged, and the others go on", () => {
     const logged: Array<string> = []
     const logger = Logger.make(({ message }) => void logged.push(String(message)))

@@ -10,7 +10,10 @@ import { endpoint } from "../fixtures.ts"
 import { assertAtRest, makeContexts, makeManager, makeMemory } from "../segment/fixtures.ts"
 import { makeSession } from "./fixtures.ts"
 
-const halfOpenOf = (client: AppWorker, answer: Connections.HalfOpen["answer"] = () => {}): Connections.HalfOpen => ({
+const halfOpenOf = (
+  client: AppWorker,
+  answer: Connections.HalfOpen["answer"] = () => undefined
+): Connections.HalfOpen => ({
   client,
   local: Endpoint.withPort(endpoint, 50_000),
   remote: endpoint,
@@ -110,7 +113,7 @@ describe("Connections", () => {
         if (operation === "add") {
           const index = handles.length
           answers.push(0)
-          handles.push(connections.addHalfOpen(halfOpenOf(clients[which % 2], () => answers[index]++)))
+          handles.push(connections.addHalfOpen(halfOpenOf(clients[which % 2], () => void answers[index]++)))
           open.add(index)
         } else if (operation === "take") {
           if (open.size > 0) take([...open][which % open.size])
