@@ -6,6 +6,7 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -53,8 +54,9 @@ export interface Listener {
   /**
    * Serves each connection in a fiber and a scope of its own, until it is
    * interrupted (which resets the connections being served) or the listener
-   * closes. A handler that fails resets its connection and is logged; the
-   * others go on. Connections that arrived earlier are served first.
+   * closes. A handler that fails resets its connection and is logged (at debug
+   * level when it was the peer who broke off); the others go on. Connections
+   * that arrived earlier are served first.
    */
   readonly run: <A, E, R>(
     handler: (connection: Connection) => Effect.Effect<A, E, R>
@@ -151,7 +153,10 @@ const make = (layer: SessionLayer["Service"], listener: AppListener): Listener =
               )
             )
           ).pipe(
-            Effect.ignoreCause({ log: "Unhandled", message: "Unhandled error in a connection handler" }),
+            Effect.catchIf(isPeersDoing, (error) => Effect.logDebug("A peer broke its connection off", error)),
+            Effect.catchCause((cause) =>
+              Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.ignoreCause(Effect.failCause(cause), unhandled)
+            ),
             Effect.forkIn(scope, { startImmediately: true, uninterruptible: true })
           )
         // Between accepting a session and serving it nothing can interrupt.
@@ -161,6 +166,12 @@ const make = (layer: SessionLayer["Service"], listener: AppListener): Listener =
       }) as Effect.Effect<never, SessionError.SessionError, Exclude<R, Scope.Scope | Connection>>
   }
 }
+
+const unhandled = { log: "Unhandled", message: "Unhandled error in a connection handler" } as const
+
+/** What a handler cannot help: its connection is over, and nothing is wrong with it. */
+const isPeersDoing = (error: unknown): boolean =>
+  error instanceof SessionError.SessionError && (error.reason._tag === "Reset" || error.reason._tag === "PeerDied")
 
 const wakeNext = (layer: SessionLayer["Service"], listener: AppListener): void => {
   const accepter = listener.accepters.shift()

@@ -1,7 +1,7 @@
 import { Application, Connection, Endpoint, Sessions } from "@cut-through/core"
 import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Logger, Scope, Stream } from "effect"
+import { Deferred, Effect, Exit, Fiber, Logger, References, Scope, Stream } from "effect"
 import { endpoint, pattern, reasonOf } from "./fixtures.ts"
 
 const { layerTest } = Leaks
@@ -136,6 +136,26 @@ describe("Listener", () => {
       }).pipe(Effect.scoped, Effect.provide(layerTest), Effect.provide(Logger.layer([logger])))
     })
 
+    it.effect("a peer that breaks off is no error of the handler", () => {
+      const levels: Array<string> = []
+      const logger = Logger.make(({ logLevel }) => void levels.push(logLevel))
+      return Effect.gen(function* () {
+        const listener = yield* Application.listen(endpoint)
+        yield* Effect.forkScoped(
+          listener.run((connection) => Stream.run(connection.stream, connection.sink)),
+          { startImmediately: true }
+        )
+        const client = yield* Application.connect(endpoint)
+        yield* client.reset
+        assert.deepStrictEqual(levels, ["Debug"])
+      }).pipe(
+        Effect.scoped,
+        Effect.provide(layerTest),
+        Effect.provide(Logger.layer([logger])),
+        Effect.provideService(References.MinimumLogLevel, "Debug")
+      )
+    })
+
     it.effect("a handler's own resources live as long as the handler", () =>
       Effect.gen(function* () {
         const events: Array<string> = []
@@ -155,8 +175,10 @@ describe("Listener", () => {
       }).pipe(Effect.scoped, Effect.provide(layerTest))
     )
 
-    it.effect("interrupted, it resets the connections being served and leaves the rest to the next run", () =>
-      Effect.gen(function* () {
+    it.effect("interrupted, it resets the connections being served and leaves the rest to the next run", () => {
+      const logged: Array<unknown> = []
+      const logger = Logger.make(({ message }) => void logged.push(message))
+      return Effect.gen(function* () {
         const listener = yield* Application.listen(endpoint)
         const entered = yield* Deferred.make<void>()
         const running = yield* Effect.forkScoped(
@@ -170,8 +192,9 @@ describe("Listener", () => {
         const next = yield* Application.connect(endpoint)
         yield* Effect.forkScoped(listener.run((connection) => connection.write(Uint8Array.of(3))))
         assert.deepStrictEqual(Array.from(yield* next.read), [3])
-      }).pipe(Effect.scoped, Effect.provide(layerTest))
-    )
+        assert.deepStrictEqual(logged, [], "an interruption was taken for a failure")
+      }).pipe(Effect.scoped, Effect.provide(layerTest), Effect.provide(Logger.layer([logger])))
+    })
 
     it.effect("fails with Closed when the listener closes", () =>
       Effect.gen(function* () {
