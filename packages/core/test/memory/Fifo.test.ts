@@ -6,14 +6,16 @@ import * as Schema from "effect/Schema"
 import * as Model from "./fifoModel.ts"
 import {
   allocateFifo,
-  assertBytesAt,
   attachFifo,
   bytesAt,
+  dequeueAt,
+  enqueueAt,
   Header,
   headerWord,
   makeSegment,
   mapAgain,
   releaseAll,
+  skip,
   WatchedWords
 } from "./fixtures.ts"
 
@@ -22,26 +24,6 @@ const MIB = 1024 * KIB
 
 const segmentOf = (shape: Model.Shape): FifoSegment =>
   makeSegment({ size: shape.units * shape.unitBytes, unitBytes: shape.unitBytes, maxFifos: 2 })
-
-const enqueueAt = (fifo: Fifo.Fifo, position: number, length: number): number =>
-  fifo.enqueue(bytesAt(position, length), 0, length)
-
-const dequeueAt = (fifo: Fifo.Fifo, position: number, length: number): void => {
-  const bytes = new Uint8Array(length)
-  assert.strictEqual(fifo.dequeue(bytes, 0, length), length)
-  assertBytesAt(bytes, position)
-}
-
-/** Moves the stream on by `length` bytes without touching them. */
-const skip = (fifo: Fifo.Fifo, length: number, atOnce: number): void => {
-  let left = length
-  while (left > 0) {
-    const claimed = fifo.claim(Math.min(left, atOnce)).reduce((sum, view) => sum + view.length, 0)
-    if (claimed === 0) assert.fail("an empty FIFO has no room")
-    if (fifo.commit(claimed) !== claimed || fifo.drop(claimed) !== claimed) assert.fail("a claim was not committed")
-    left -= claimed
-  }
-}
 
 describe("Fifo", () => {
   describe("against a model", () => {
@@ -96,10 +78,10 @@ describe("Fifo", () => {
         program: Model.commands
       },
       ({ before, program }) => {
-        const segment = makeSegment({ size: 64 * KIB, maxFifos: 2 })
+        const segment = makeSegment({ size: MIB, maxFifos: 2 })
         const subjects = [20000, 9000].map((size) => {
-          const fifo = allocateFifo(segment, 32 * KIB)
-          skip(fifo, 2 ** 32 - before, 32 * KIB)
+          const fifo = allocateFifo(segment, 512 * KIB)
+          skip(fifo, 2 ** 32 - before, 512 * KIB)
           segment.resizeFifo(fifo, size)
           return Model.subject(fifo, fifo, fifo, 2 ** 32 - before)
         })

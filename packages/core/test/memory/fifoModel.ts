@@ -40,18 +40,17 @@ export interface Command {
   readonly other: number
 }
 
-export const commands: Arbitrary.Arbitrary<Array<Command>> = Arbitrary.array(
-  Arbitrary.map(
-    Arbitrary.all({
-      operation: Arbitrary.schema(int(weighted.length - 1)),
-      fifo: Arbitrary.schema(int(1)),
-      amount: Arbitrary.schema(int(9999)),
-      other: Arbitrary.schema(int(9999))
-    }),
-    ({ operation, ...rest }): Command => ({ operation: weighted[operation], ...rest })
-  ),
-  { minLength: 1 }
+export const command: Arbitrary.Arbitrary<Command> = Arbitrary.map(
+  Arbitrary.all({
+    operation: Arbitrary.schema(int(weighted.length - 1)),
+    fifo: Arbitrary.schema(int(1)),
+    amount: Arbitrary.schema(int(9999)),
+    other: Arbitrary.schema(int(9999))
+  }),
+  ({ operation, ...rest }): Command => ({ operation: weighted[operation], ...rest })
 )
+
+export const commands: Arbitrary.Arbitrary<Array<Command>> = Arbitrary.array(command, { minLength: 1 })
 
 /** Sizes of a segment and of two FIFOs in it, from plenty to far too little memory. */
 export interface Shape {
