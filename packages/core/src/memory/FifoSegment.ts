@@ -46,7 +46,7 @@ export interface Options {
 /**
  * How short of memory a segment is: below both watermarks, above the low one,
  * above the high one, or exhausted (from the first failed allocation until
- * usage is below the high watermark again).
+ * `pressure` is next read with usage below the high watermark).
  *
  * @category models
  * @since 0.1.0
@@ -257,7 +257,7 @@ export class FifoSegment {
    * when the segment has no room for it.
    */
   allocateFifo(size: number, firstBytes: number = this.chunks.unitBytes): Fifo.Fifo | undefined {
-    if (size < 1 || size > Fifo.MAX_FIFO_BYTES) return undefined
+    if (!(size >= 1 && size <= Fifo.MAX_FIFO_BYTES)) return undefined
     if (this.freeIndexes.length === 0 && this.nextIndex === this.layout.maxFifos) return undefined
     const chunk = this.chunks.allocate(Math.min(firstBytes, size))
     if (chunk < 0) return undefined
@@ -304,7 +304,7 @@ export class FifoSegment {
    * more than the new limit: nothing is accepted until it has drained below.
    */
   resizeFifo(fifo: Fifo.Fifo, size: number): void {
-    if (size < 1 || size > Fifo.MAX_FIFO_BYTES) {
+    if (!(size >= 1 && size <= Fifo.MAX_FIFO_BYTES)) {
       throw new RangeError(`FIFO size must be 1 to ${Fifo.MAX_FIFO_BYTES} bytes, got ${size}`)
     }
     if (fifo.references === 0) throw new RangeError(`FIFO ${fifo.index} was resized after it was freed`)

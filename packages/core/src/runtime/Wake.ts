@@ -54,6 +54,8 @@ export class Wake extends Context.Service<
   Wake,
   {
     readonly wake: (waiter: Waiter) => void
+    /** To be called when the scheduler has had a turn anyway: the budget begins anew. */
+    readonly renew: () => void
   }
 >()("@cut-through/core/runtime/Wake") {}
 
@@ -111,6 +113,9 @@ export const make = (
             depth--
           }
         }
+      },
+      renew() {
+        budget = maxBudget
       }
     })
   })

@@ -65,7 +65,11 @@ export interface Worker {
  */
 export const make = (
   index: number,
-  options: { readonly budget?: number | undefined } = {}
+  options: {
+    readonly budget?: number | undefined
+    /** Called when the scheduler has had its turn, before the calls go on. */
+    readonly onTurn?: (() => void) | undefined
+  } = {}
 ): Effect.Effect<Worker, never, Scope.Scope> =>
   Effect.gen(function* () {
     const scope = yield* Effect.scope
@@ -105,6 +109,7 @@ export const make = (
     const turn = () => {
       isScheduled = false
       budget = maxBudget
+      options.onTurn?.()
       if (!isDraining) drain()
     }
 

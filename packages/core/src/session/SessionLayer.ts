@@ -166,7 +166,7 @@ export const make = (
     const wake = yield* Wake.Wake
     const count = yield* countOption("workers", options.workers ?? 1, 0)
     const workers: Array<Worker.Worker> = []
-    for (let index = 0; index <= count; index++) workers.push(yield* Worker.make(index))
+    for (let index = 0; index <= count; index++) workers.push(yield* Worker.make(index, { onTurn: wake.renew }))
     const apps = new HandleTable.HandleTable<App>()
     const listeners = new HandleTable.HandleTable<AppListener>()
     const table = new SessionTable()

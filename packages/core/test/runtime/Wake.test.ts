@@ -121,6 +121,16 @@ describe("Wake", () => {
     }
   })
 
+  it("a budget renewed from outside counts from the start", () => {
+    const { renew, wake } = makeOn(new SteppingScheduler(), { budget: 2 })
+    let resumed = 0
+    for (let i = 0; i < 6; i++) {
+      if (i === 1) renew()
+      wake(waiter(() => resumed++))
+    }
+    assert.strictEqual(resumed, 3)
+  })
+
   it("whoever was woken first is resumed first", () => {
     const scheduler = new SteppingScheduler()
     const { wake } = makeOn(scheduler, { budget: 1 })
@@ -252,7 +262,7 @@ describe("Wake", () => {
         assert.isFalse(hasFired)
       }).pipe(
         Effect.provide(
-          applicationWith(Layer.succeed(Wake, { wake: (waiter) => queueMicrotask(() => waiter.resume()) }))
+          applicationWith(Layer.succeed(Wake, { wake: (waiter) => queueMicrotask(() => waiter.resume()), renew() {} }))
         )
       )
     )

@@ -130,6 +130,16 @@ describe("Worker", () => {
     assert.strictEqual(finalizers(), before)
   })
 
+  it("says when the scheduler has had its turn, before the calls go on", () => {
+    const order: Array<string> = []
+    const { push, scheduler, worker } = setUp({ budget: 1, onTurn: () => order.push("turn") })
+    const call = (name: string) => Effect.sync(() => void order.push(name))
+    worker.send(Effect.andThen(push("first"), call("first")))
+    worker.send(call("second"))
+    scheduler.runAll()
+    assert.deepStrictEqual(order, ["first", "turn", "second"])
+  })
+
   it("a task for afterwards runs when no call is under way, and its own calls start at once", () => {
     const { log, push, worker } = setUp()
     const sendFrom = (name: string) => () => {
