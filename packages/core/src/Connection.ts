@@ -216,7 +216,7 @@ type WriteExit = Exit.Exit<void, SessionError.SessionError>
 
 const exitDone: ReadExit<never> = Exit.fail(Cause.Done())
 
-class ConnectionImpl implements Connection, Doorbell.Listener {
+class ConnectionImpl implements Connection, Doorbell.Target {
   readonly [TypeId] = TypeId
   private readonly layer: SessionLayer["Service"]
   private readonly session: Session
@@ -243,7 +243,7 @@ class ConnectionImpl implements Connection, Doorbell.Listener {
     const attempt = () => this.attemptRead()
     this.read = Effect.callback((resume) => this.readNow(attempt, resume))
     session.onClosing = () => this.closing()
-    session.doorbell.listener = this
+    session.doorbell.target = this
   }
 
   // Properties, not methods: they are passed on as functions.

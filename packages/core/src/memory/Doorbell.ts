@@ -26,14 +26,14 @@ export interface Doorbell {
  * @category models
  * @since 0.1.0
  */
-export interface Listener {
+export interface Target {
   readonly onRing: () => void
 }
 
 /**
  * A doorbell between two connections of the same thread: a call.
  *
- * The listener is set when the connection exists and cleared when it is gone;
+ * The target is set when the connection exists and cleared when it is gone;
  * ringing in between is harmless.
  *
  * **Example** (Ringing)
@@ -44,7 +44,7 @@ export interface Listener {
  * let rings = 0
  * const doorbell = new LocalDoorbell()
  * doorbell.ring()
- * doorbell.listener = { onRing: () => void rings++ }
+ * doorbell.target = { onRing: () => void rings++ }
  * doorbell.ring()
  * rings // => 1
  * ```
@@ -53,9 +53,9 @@ export interface Listener {
  * @since 0.1.0
  */
 export class LocalDoorbell implements Doorbell {
-  listener: Listener | undefined = undefined
+  target: Target | undefined = undefined
 
   ring(): void {
-    if (this.listener !== undefined) this.listener.onRing()
+    if (this.target !== undefined) this.target.onRing()
   }
 }

@@ -344,7 +344,7 @@ export class Fifo {
   enqueueAll(source: Uint8Array, offset: number, length: number): number {
     const count = this.reserve(length)
     if (count < 0) return count
-    if (count < length) return this.limit - ((this.tail - this.headSeen) >>> 0) < length ? FULL : NO_MEMORY
+    if (count < length) return this.whyNotAll(length)
     this.put(source, offset, count)
     return this.publish(count)
   }
@@ -358,7 +358,7 @@ export class Fifo {
     for (let i = 0; i < sources.length; i++) total += sources[i]!.length
     const count = this.reserve(total)
     if (count < 0) return count
-    if (count < total && !partial) return this.limit - ((this.tail - this.headSeen) >>> 0) < total ? FULL : NO_MEMORY
+    if (count < total && !partial) return this.whyNotAll(total)
     let left = count
     for (let i = 0; left > 0 && !this.corrupt; i++) {
       const source = sources[i]!
@@ -407,6 +407,10 @@ export class Fifo {
     if (count === 0) return 0
     this.advance(count)
     return this.publish(count)
+  }
+
+  private whyNotAll(length: number): number {
+    return this.limit - ((this.tail - this.headSeen) >>> 0) < length ? FULL : NO_MEMORY
   }
 
   /** Shows the reader what was written, unless the chunks it went to made no sense. */

@@ -187,7 +187,7 @@ export const close = (layer: Layer, session: Session.Session, reset: boolean): E
   Effect.suspend(() => {
     if (isClosing(session)) return Effect.void
     Session.transition(session, "closing")
-    session.doorbell.listener = undefined
+    session.doorbell.target = undefined
     session.onClosing?.()
     // A corrupt FIFO reads as negative: nothing more is to be said over it than that it is over.
     if (reset || session.rx.readable !== 0) {

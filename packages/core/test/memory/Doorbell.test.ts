@@ -5,14 +5,14 @@ describe("LocalDoorbell", () => {
   it("rings whoever listens at the moment, and nobody when nobody does", () => {
     const doorbell = new LocalDoorbell()
     const rung: Array<string> = []
-    const listener = (name: string) => ({ onRing: () => void rung.push(name) })
+    const target = (name: string) => ({ onRing: () => void rung.push(name) })
     doorbell.ring()
-    doorbell.listener = listener("first")
+    doorbell.target = target("first")
     doorbell.ring()
     doorbell.ring()
-    doorbell.listener = listener("second")
+    doorbell.target = target("second")
     doorbell.ring()
-    doorbell.listener = undefined
+    doorbell.target = undefined
     doorbell.ring()
     assert.deepStrictEqual(rung, ["first", "first", "second"])
   })
@@ -20,13 +20,13 @@ describe("LocalDoorbell", () => {
   it("two sides may ring each other from within a ring", () => {
     const [left, right] = [new LocalDoorbell(), new LocalDoorbell()]
     const rung: Array<string> = []
-    left.listener = {
+    left.target = {
       onRing: () => {
         rung.push("left")
         if (rung.length < 5) right.ring()
       }
     }
-    right.listener = {
+    right.target = {
       onRing: () => {
         rung.push("right")
         left.ring()
@@ -36,13 +36,13 @@ describe("LocalDoorbell", () => {
     assert.deepStrictEqual(rung, ["left", "right", "left", "right", "left"])
   })
 
-  it("a listener that leaves while it is rung is not rung again", () => {
+  it("a target that leaves while it is rung is not rung again", () => {
     const doorbell = new LocalDoorbell()
     let rings = 0
-    doorbell.listener = {
+    doorbell.target = {
       onRing: () => {
         rings++
-        doorbell.listener = undefined
+        doorbell.target = undefined
         doorbell.ring()
       }
     }
