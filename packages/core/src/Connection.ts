@@ -138,12 +138,12 @@ export interface FifoInfo {
 }
 
 /**
- * How full a FIFO is now.
+ * How full a FIFO is now; zeros where there is none (any more).
  *
  * @category models
  * @since 0.1.0
  */
-export const fifoInfo = (fifo: Fifo.Fifo): FifoInfo => ({ used: fifo.used, size: fifo.size })
+export const fifoInfo = (fifo: Fifo.Fifo | undefined): FifoInfo => ({ used: fifo?.used ?? 0, size: fifo?.size ?? 0 })
 
 /**
  * Gives a session to its application: a connection that closes with the scope.
@@ -308,15 +308,14 @@ class ConnectionImpl implements Connection, Doorbell.Target {
 
   get info(): Info {
     const { local, remote, side, state } = this.session
-    const nothing: FifoInfo = { used: 0, size: 0 }
     return {
       path: "fiber",
       side,
       state,
       local,
       remote,
-      rx: this.isClosed ? nothing : fifoInfo(this.rx),
-      tx: this.isClosed ? nothing : fifoInfo(this.tx),
+      rx: fifoInfo(this.isClosed ? undefined : this.rx),
+      tx: fifoInfo(this.isClosed ? undefined : this.tx),
       bytesReceived: this.bytesReceived,
       bytesSent: this.bytesSent
     }

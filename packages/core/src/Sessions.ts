@@ -75,7 +75,6 @@ export const list: Effect.Effect<ReadonlyArray<SessionInfo>, never, SessionLayer
         tx: fifoInfo(session.tx)
       })
     }
-    const nothing: FifoInfo = { used: 0, size: 0 }
     let index = 0
     for (const { client, local, remote } of connections.halfOpens()) {
       infos.push({
@@ -87,8 +86,8 @@ export const list: Effect.Effect<ReadonlyArray<SessionInfo>, never, SessionLayer
         state: "half-open",
         local,
         remote,
-        rx: nothing,
-        tx: nothing
+        rx: fifoInfo(undefined),
+        tx: fifoInfo(undefined)
       })
     }
     return infos

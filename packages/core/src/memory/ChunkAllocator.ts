@@ -47,25 +47,34 @@ export const MAX_CHUNK_BYTES = MIN_CHUNK_BYTES * 2 ** (CLASSES - 1)
 
 const bitmapWords = (bits: number): number => (bits + 31) >>> 5
 
+interface Layout {
+  /** First word of each class's bitmap of free chunks. */
+  readonly bitmaps: ReadonlyArray<number>
+  readonly used: number
+  readonly usedSummary: number
+  readonly descriptors: number
+}
+
+const layoutOf = (at: number, units: number): Layout => {
+  const bitmaps: Array<number> = []
+  let used = at + COUNT_WORDS
+  for (let sizeClass = 0; sizeClass < CLASSES; sizeClass++) {
+    bitmaps.push(used)
+    used += bitmapWords(units >>> sizeClass)
+  }
+  // Behind the bitmap of the used units, one bit for each of its words: few loads tell where there is anything at all.
+  const usedSummary = used + bitmapWords(units)
+  const descriptors = (usedSummary + bitmapWords(bitmapWords(units)) + 15) & ~15
+  return { bitmaps, used, usedSummary, descriptors }
+}
+
 /**
  * 32-bit words that the tables for `units` units take.
  *
  * @category sizing
  * @since 0.1.0
  */
-export const tableWords = (units: number): number => descriptorsAt(0, units) + units * DESCRIPTOR_WORDS
-
-const usedAt = (at: number, units: number): number => {
-  let word = at + COUNT_WORDS
-  for (let sizeClass = 0; sizeClass < CLASSES; sizeClass++) word += bitmapWords(units >>> sizeClass)
-  return word
-}
-
-// Behind the bitmap of the used units, one bit for each of its words: few loads tell where there is anything at all.
-const usedSummaryAt = (at: number, units: number): number => usedAt(at, units) + bitmapWords(units)
-
-const descriptorsAt = (at: number, units: number): number =>
-  (usedSummaryAt(at, units) + bitmapWords(bitmapWords(units)) + 15) & ~15
+export const tableWords = (units: number): number => layoutOf(0, units).descriptors + units * DESCRIPTOR_WORDS
 
 /**
  * One thread's mapping of the chunks of a segment: `units` units of `unitBytes`
@@ -107,9 +116,9 @@ export class ChunkAllocator {
   private readonly dataStart: number
   private readonly used: number
   private readonly usedSummary: number
-  private readonly bitmaps: Array<number> = []
+  private readonly bitmaps: ReadonlyArray<number>
   // Where the last chunk of each class was found or given back: the next one is likely near, and its page warm.
-  private readonly hints: Array<number> = []
+  private readonly hints: Array<number> = new Array(CLASSES).fill(0)
 
   constructor(
     words: SharedWords,
@@ -126,15 +135,11 @@ export class ChunkAllocator {
     this.size = options.units * options.unitBytes
     this.at = options.at
     this.dataStart = options.dataStart
-    let word = options.at + COUNT_WORDS
-    for (let sizeClass = 0; sizeClass < CLASSES; sizeClass++) {
-      this.bitmaps.push(word)
-      this.hints.push(0)
-      word += bitmapWords(options.units >>> sizeClass)
-    }
-    this.used = usedAt(options.at, options.units)
-    this.usedSummary = usedSummaryAt(options.at, options.units)
-    this.descriptors = descriptorsAt(options.at, options.units)
+    const { bitmaps, descriptors, used, usedSummary } = layoutOf(options.at, options.units)
+    this.bitmaps = bitmaps
+    this.used = used
+    this.usedSummary = usedSummary
+    this.descriptors = descriptors
   }
 
   /** Marks all units free, in chunks as large as they come. The tables must be zero. */

@@ -355,13 +355,13 @@ export class Fifo {
    */
   enqueueSegments(sources: ReadonlyArray<Uint8Array>, partial: boolean): number {
     let total = 0
-    for (let i = 0; i < sources.length; i++) total += sources[i]!.length
+    for (let i = 0; i < sources.length; i++) total += sources[i].length
     const count = this.reserve(total)
     if (count < 0) return count
     if (count < total && !partial) return this.whyNotAll(total)
     let left = count
     for (let i = 0; left > 0 && !this.corrupt; i++) {
-      const source = sources[i]!
+      const source = sources[i]
       const length = Math.min(source.length, left)
       this.put(source, 0, length)
       left -= length

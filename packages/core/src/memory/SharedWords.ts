@@ -53,7 +53,7 @@ export type Copy = (
 export const portableCopy: Copy = (target, targetStart, source, sourceStart, sourceEnd) => {
   const length = sourceEnd - sourceStart
   if (length <= 24) {
-    for (let i = 0; i < length; i++) target[targetStart + i] = source[sourceStart + i]!
+    for (let i = 0; i < length; i++) target[targetStart + i] = source[sourceStart + i]
   } else if (length === source.length) {
     target.set(source, targetStart)
   } else {

@@ -208,13 +208,13 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     if (entries === undefined) return undefined
     const { rxFifoSize, txFifoSize } = request.manager.properties
     const bytes = FifoSegment.pairBytes(rxFifoSize, txFifoSize)
-    const tried = new Set<Entry>()
+    let tried: Set<Entry> | undefined
     while (true) {
       let best: Entry | undefined
       let most = bytes - 1
       for (const entry of entries) {
         const left = entry.segment.fifos.size - entry.committed
-        if (left > most && !entry.client.isDetached && !entry.server.isDetached && !tried.has(entry)) {
+        if (left > most && !entry.client.isDetached && !entry.server.isDetached && tried?.has(entry) !== true) {
           best = entry
           most = left
         }
@@ -222,7 +222,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
       if (best === undefined) return undefined
       const pair = best.segment.fifos.allocatePair(rxFifoSize, txFifoSize)
       if (pair !== undefined) return leasesOf(best, pair[0], pair[1], bytes)
-      tried.add(best)
+      tried = (tried ?? new Set()).add(best)
     }
   }
 
@@ -291,14 +291,14 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
             )
           )
         }
-        request.server.segmentAdded(segment)
-        if (request.client !== request.server) request.client.segmentAdded(segment)
+        // An application that connects to itself is told once.
+        const users = new Set([request.server, request.client])
+        for (const user of users) user.segmentAdded(segment)
         return Effect.as(
           Scope.addFinalizer(
             segment.scope,
             Effect.sync(() => {
-              request.server.segmentDeleted(segment)
-              if (request.client !== request.server) request.client.segmentDeleted(segment)
+              for (const user of users) user.segmentDeleted(segment)
             })
           ),
           leases

@@ -13,6 +13,14 @@ import type { AppWorker } from "./AppWorker.ts"
 import type { Session } from "./Session.ts"
 
 /**
+ * Why a connect is refused when its listener has gone.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const NOBODY_LISTENS = "nobody listens there any more"
+
+/**
  * An endpoint that an application listens on.
  *
  * @category models
@@ -40,6 +48,13 @@ export class AppListener {
     this.endpoint = endpoint
     this.backlogLimit = backlogLimit
     this.workers = workers
+  }
+
+  /** Why it takes no connection now, or nothing. */
+  get refusal(): string | undefined {
+    if (this.isClosed) return NOBODY_LISTENS
+    if (this.accepters.length > 0 || this.backlog.length < this.backlogLimit) return undefined
+    return `${this.backlog.length} connections wait to be accepted there already`
   }
 
   /** The application's worker that serves the next connection, in turn, and where its FIFOs come from. */

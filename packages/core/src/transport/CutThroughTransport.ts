@@ -22,7 +22,7 @@ import * as Fifo from "../memory/Fifo.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
 import type { Waiter } from "../runtime/Wake.ts"
 import type { Leases, Side } from "../segment/SegmentContext.ts"
-import type { AppListener } from "../session/AppListener.ts"
+import { type AppListener, NOBODY_LISTENS } from "../session/AppListener.ts"
 import type { AppWorker } from "../session/AppWorker.ts"
 import type { HalfOpen } from "../session/Connections.ts"
 import * as Session from "../session/Session.ts"
@@ -69,9 +69,9 @@ const accept = (layer: Layer, worker: number, handle: HandleTable.Handle): Effec
       const halfOpen = layer.connections.getHalfOpen(handle)
       if (halfOpen === undefined) return Effect.void
       const listener = layer.getListener(halfOpen.listener)
-      const refused = whyRefused(listener)
-      if (listener === undefined || refused !== undefined) {
-        reject(layer, worker, handle, refusal(halfOpen.remote, refused ?? ""))
+      if (listener === undefined || listener.refusal !== undefined) {
+        const why = listener?.refusal ?? NOBODY_LISTENS
+        reject(layer, worker, handle, refusal(halfOpen.remote, why))
         return Effect.void
       }
       const [server, manager] = listener.selectWorker()
@@ -81,14 +81,6 @@ const accept = (layer: Layer, worker: number, handle: HandleTable.Handle): Effec
       })
     })
   )
-
-const whyRefused = (listener: AppListener | undefined): string | undefined => {
-  if (listener === undefined || listener.isClosed) return "nobody listens there any more"
-  if (listener.accepters.length === 0 && listener.backlog.length >= listener.backlogLimit) {
-    return `${listener.backlog.length} connections wait to be accepted there already`
-  }
-  return undefined
-}
 
 /** Whatever has happened, the client gets an answer. */
 const whyFailed = (cause: Cause.Cause<SessionError.SessionError>): SessionError.SessionError => {
@@ -121,12 +113,14 @@ const introduce = (
   leases: Leases
 ): void => {
   // Memory may have been waited for: the listener may be gone, and so may the client.
-  const refused = whyRefused(listener)
+  const refused = listener.refusal
   const halfOpen = layer.connections.takeHalfOpen(handle)
   if (halfOpen === undefined || refused !== undefined) {
     layer.segments.release(leases.client)
     layer.segments.release(leases.server)
-    if (halfOpen !== undefined) wakeAfter(layer, worker, halfOpen.answer(refusal(halfOpen.remote, refused ?? "")))
+    if (halfOpen !== undefined && refused !== undefined) {
+      wakeAfter(layer, worker, halfOpen.answer(refusal(halfOpen.remote, refused)))
+    }
     return
   }
   const toServer = new LocalDoorbell()

@@ -8,20 +8,19 @@ import {
   attachFifo,
   byteAt,
   bytesAt,
+  CHUNK,
   chunkSizes,
   dequeueAt,
   enqueueAt,
+  GIB,
+  KIB,
   makeSegment,
   mapAgain,
+  MIB,
   releaseAll,
   skip,
   WatchedWords
 } from "./fixtures.ts"
-
-const KIB = 1024
-const MIB = 1024 * KIB
-const GIB = 1024 * MIB
-const CHUNK = 4 * KIB
 
 const lengthOf = (views: ReadonlyArray<Uint8Array>): number => views.reduce((sum, view) => sum + view.length, 0)
 

@@ -12,15 +12,14 @@ import {
   enqueueAt,
   Header,
   headerWord,
+  KIB,
   makeSegment,
   mapAgain,
+  MIB,
   releaseAll,
   skip,
   WatchedWords
 } from "./fixtures.ts"
-
-const KIB = 1024
-const MIB = 1024 * KIB
 
 const segmentOf = (shape: Model.Shape): FifoSegment =>
   makeSegment({ size: shape.units * shape.unitBytes, unitBytes: shape.unitBytes, maxFifos: 2 })

@@ -11,21 +11,20 @@ import {
   assertNoLeak,
   attachFifo,
   bytesAt,
+  CHUNK,
   chunkSizes,
   dequeueAt,
   enqueueAt,
+  GIB,
   Header,
   headerWord,
+  KIB,
   makeSegment,
   mapAgain,
+  MIB,
   releaseAll,
   WatchedWords
 } from "./fixtures.ts"
-
-const KIB = 1024
-const MIB = 1024 * KIB
-const GIB = 1024 * MIB
-const CHUNK = 4 * KIB
 
 const int = (maximum: number) => Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum })))
 

@@ -4,6 +4,12 @@ import type { Fifo } from "@cut-through/core/memory/Fifo"
 import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
 import { assert } from "@effect/vitest"
 
+export const KIB = 1024
+export const MIB = 1024 * KIB
+export const GIB = 1024 * MIB
+/** The smallest chunk, unless a test says otherwise. */
+export const CHUNK = 4 * KIB
+
 export const allocateBuffer = (options: FifoSegment.Options): SharedArrayBuffer =>
   new SharedArrayBuffer(FifoSegment.regionBytes(options))
 
