@@ -158,7 +158,7 @@ export class ChunkAllocator {
   get availableBytes(): number {
     let units = 0
     for (let sizeClass = 0; sizeClass < CLASSES; sizeClass++) {
-      units += this.words.load(this.at + sizeClass) * 2 ** sizeClass
+      units += this.words.peek(this.at + sizeClass) * (1 << sizeClass)
     }
     return Math.min(Math.max(units, 0), this.units) * this.unitBytes
   }
@@ -179,14 +179,17 @@ export class ChunkAllocator {
    *
    * A request above the largest class gets that class: callers look at
    * `bytes` and take another chunk for the rest.
+   *
+   * The chunk counts as touched from here on, unless `isTouched` is false: then
+   * whoever writes to it calls `touch` first.
    */
-  allocate(bytes: number): number {
+  allocate(bytes: number, isTouched: boolean = true): number {
     let wanted = 0
-    while (wanted < CLASSES - 1 && this.unitBytes * 2 ** wanted < bytes) wanted++
-    let chunk = this.takeAtLeast(wanted)
-    if (chunk < 0 && wanted > 0 && this.mergeBuddies()) chunk = this.takeAtLeast(wanted)
+    while (wanted < CLASSES - 1 && this.unitBytes * (1 << wanted) < bytes) wanted++
+    let chunk = this.takeAtLeast(wanted, isTouched)
+    if (chunk < 0 && wanted > 0 && this.mergeBuddies()) chunk = this.takeAtLeast(wanted, isTouched)
     for (let sizeClass = wanted - 1; chunk < 0 && sizeClass >= 0; sizeClass--) {
-      chunk = this.takeExact(sizeClass, sizeClass)
+      chunk = this.takeExact(sizeClass, sizeClass, isTouched)
     }
     if (chunk < 0) this.words.store(this.at + C_EXHAUSTED, 1)
     return chunk
@@ -205,7 +208,7 @@ export class ChunkAllocator {
   /** Bytes in a chunk, or -1 when the number or its descriptor makes no sense. */
   bytes(chunk: number): number {
     const sizeClass = this.classOf(chunk)
-    return sizeClass < 0 ? -1 : this.unitBytes * 2 ** sizeClass
+    return sizeClass < 0 ? -1 : this.unitBytes * (1 << sizeClass)
   }
 
   /** Offset in the region of a chunk's first byte. */
@@ -237,23 +240,23 @@ export class ChunkAllocator {
 
   private classOf(chunk: number): number {
     if (chunk < 0 || chunk >= this.units) return -1
-    const sizeClass = this.words.load(this.descriptor(chunk) + D_CLASS) - 1
+    const sizeClass = this.words.peek(this.descriptor(chunk) + D_CLASS) - 1
     if (sizeClass < 0 || sizeClass >= CLASSES) return -1
     const span = 1 << sizeClass
     return (chunk & (span - 1)) === 0 && chunk + span <= this.units ? sizeClass : -1
   }
 
-  private takeAtLeast(wanted: number): number {
+  private takeAtLeast(wanted: number, isTouched: boolean): number {
     for (let sizeClass = wanted; sizeClass < CLASSES; sizeClass++) {
-      if (this.words.load(this.at + sizeClass) <= 0) continue
-      const chunk = this.takeExact(sizeClass, wanted)
+      if (this.words.peek(this.at + sizeClass) <= 0) continue
+      const chunk = this.takeExact(sizeClass, wanted, isTouched)
       if (chunk >= 0) return chunk
     }
     return -1
   }
 
   /** Takes a free chunk of `sizeClass` and gives back all of it but one chunk of class `wanted`. */
-  private takeExact(sizeClass: number, wanted: number): number {
+  private takeExact(sizeClass: number, wanted: number, isTouched: boolean): number {
     const index = this.clearFree(sizeClass)
     if (index < 0) return -1
     const chunk = index << sizeClass
@@ -262,9 +265,10 @@ export class ChunkAllocator {
       this.setFree(half, (chunk >>> half) + 1)
     }
     // First, so that what a thread wrote that died here is still known to be touched.
-    this.markUsed(chunk, 1 << wanted)
-    this.words.store(this.descriptor(chunk) + D_NEXT, 0)
-    this.words.store(this.descriptor(chunk) + D_CLASS, wanted + 1)
+    if (isTouched) this.markUsed(chunk, 1 << wanted)
+    // Its new owner is the only one who looks at it.
+    this.words.init(this.descriptor(chunk) + D_NEXT, 0)
+    this.words.init(this.descriptor(chunk) + D_CLASS, wanted + 1)
     return chunk
   }
 
@@ -274,18 +278,23 @@ export class ChunkAllocator {
     const length = bitmapWords(this.units >>> sizeClass)
     let at = this.hints[sizeClass]
     for (let seen = 0; seen < length; seen++) {
-      let free = this.words.load(base + at)
+      let free = this.words.peek(base + at)
       while (free !== 0) {
         const bit = free & -free
+        const index = at * 32 + (31 - Math.clz32(bit))
+        // A bit behind the last chunk of the class is nobody's: who set it does not get to see it used.
+        if (index >= this.units >>> sizeClass) {
+          this.words.and(base + at, ~bit)
+          return -1
+        }
+        // The count first: when a thread dies in between, less is counted than there is, and never what is lost.
+        this.words.add(this.at + sizeClass, -1)
         const before = this.words.and(base + at, ~bit)
         if ((before & bit) !== 0) {
-          const index = at * 32 + (31 - Math.clz32(bit))
-          // A bit behind the last chunk of the class is nobody's: who set it does not get to see it used.
-          if (index >= this.units >>> sizeClass) return -1
-          this.words.add(this.at + sizeClass, -1)
           this.hints[sizeClass] = at
           return index
         }
+        this.words.add(this.at + sizeClass, 1)
         free = before & ~bit
       }
       at = at + 1 === length ? 0 : at + 1
@@ -315,20 +324,31 @@ export class ChunkAllocator {
           const low = pairs & -pairs
           pairs &= ~low
           const both = low | (low << 1)
+          this.words.add(this.at + sizeClass, -2)
           const before = this.words.and(base + at, ~both)
           const held = before & both
           if (held === both) {
-            this.words.add(this.at + sizeClass, -2)
             this.setFree(sizeClass + 1, (at * 32 + (31 - Math.clz32(low))) >>> 1)
             merged = true
-          } else if (held !== 0) {
+          } else {
             // Another thread took the buddy in between: this one was free before and is again.
-            this.words.or(base + at, held)
+            if (held !== 0) this.words.or(base + at, held)
+            this.words.add(this.at + sizeClass, 2)
           }
         }
       }
     }
     return merged
+  }
+
+  /**
+   * Says that a chunk is about to be written: it will have to be zeroed.
+   *
+   * `bytes` is what the writer has seen the chunk to be, and will write: the
+   * descriptor is anybody's, and may say less by now.
+   */
+  touch(chunk: number, bytes: number): void {
+    this.markUsed(chunk, bytes / this.unitBytes)
   }
 
   private markUsed(unit: number, count: number): void {
@@ -337,7 +357,7 @@ export class ChunkAllocator {
     while (count > 0) {
       const here = Math.min(count, 32 - shift)
       const bits = here === 32 ? ALL_BITS : ((1 << here) - 1) << shift
-      if ((this.words.load(this.used + at) & bits) !== bits) {
+      if ((this.words.peek(this.used + at) & bits) !== bits) {
         // The summary first: a thread that dies in between has then hidden nothing.
         this.words.or(this.usedSummary + (at >>> 5), 1 << (at & 31))
         this.words.or(this.used + at, bits)
@@ -348,13 +368,21 @@ export class ChunkAllocator {
     }
   }
 
-  /** Calls `visit` for each run of units that have ever been taken: `[from, to)`. */
-  visitUsed(visit: (from: number, to: number) => void): void {
+  /**
+   * Calls `visit` for each run of units that have ever been taken: `[from, to)`.
+   * For whoever has the segment for itself.
+   * With `forget`, they count as never taken from then on.
+   */
+  visitUsed(visit: (from: number, to: number) => void, forget: boolean = false): void {
     const summaries = bitmapWords(bitmapWords(this.units))
     for (let i = 0; i < summaries; i++) {
-      for (let left = this.words.load(this.usedSummary + i); left !== 0; left &= left - 1) {
+      const summary = this.words.peek(this.usedSummary + i)
+      if (summary === 0) continue
+      if (forget) this.words.init(this.usedSummary + i, 0)
+      for (let left = summary; left !== 0; left &= left - 1) {
         const at = i * 32 + (31 - Math.clz32(left & -left))
-        let used = this.words.load(this.used + at)
+        let used = this.words.peek(this.used + at)
+        if (forget) this.words.init(this.used + at, 0)
         while (used !== 0) {
           const from = 31 - Math.clz32(used & -used)
           const rest = ~(used >>> from)

@@ -191,6 +191,8 @@ export class Fifo {
   private tailBytes: number
   private lastChunk: number
   private room: number
+  /** Whether nothing has been written yet: the first chunk is not even known to be touched. */
+  private isPristine = true
 
   // The reader's.
   private head = 0
@@ -222,7 +224,8 @@ export class Fifo {
     this.headChunk = chunk
     this.tailBytes = bytes
     this.headBytes = bytes
-    this.room = bytes
+    // None, until the writer comes for the first time: so it passes by `grow`, which marks the chunk.
+    this.room = 0
   }
 
   /** @internal */
@@ -230,16 +233,18 @@ export class Fifo {
     const words = chunks.words
     // A quarter of the limit at a time, in whole chunks of at most 64 KiB: few steps, little waste.
     const minAlloc = Math.max(chunks.unitBytes, Math.min(size >>> 2, 65536))
-    for (const word of [W_TAIL, W_END, W_HEAD, W_STOP, W_EVENT, W_WANT, W_THRESHOLD, W_TOLD, W_RESET, W_GONE]) {
-      words.store(at + word, 0)
-    }
-    words.store(at + W_SIZE, size)
-    words.store(at + W_MIN_ALLOC, minAlloc)
-    words.store(at + W_TAIL_CHUNK, chunk + 1)
-    words.store(at + W_HEAD_CHUNK, chunk + 1)
+    words.init(at + W_TAIL, 0)
+    words.init(at + W_END, 0)
+    words.init(at + W_HEAD, 0)
+    words.init(at + W_STOP, 0)
+    for (let word = W_EVENT; word <= W_GONE; word++) words.init(at + word, 0)
+    words.init(at + W_SIZE, size)
+    words.init(at + W_MIN_ALLOC, minAlloc)
+    words.init(at + W_TAIL_CHUNK, chunk + 1)
+    words.init(at + W_HEAD_CHUNK, chunk + 1)
     chunks.setStart(chunk, 0)
     // Last, and never zero: only a header with a generation is a FIFO.
-    words.store(at + W_GENERATION, (Math.abs(words.load(at + W_GENERATION)) & 0x3fffffff) + 1)
+    words.store(at + W_GENERATION, (Math.abs(words.peek(at + W_GENERATION)) & 0x3fffffff) + 1)
     return new Fifo(chunks, index, at, size, minAlloc, chunk)
   }
 
@@ -264,6 +269,8 @@ export class Fifo {
     fifo.headSeen = words.load(at + W_HEAD)
     fifo.tailOffset = (position - chunks.start(chunk)) >>> 0
     fifo.room = bytes - fifo.tailOffset
+    fifo.isPristine = false
+    chunks.touch(chunk, bytes)
     if (fifo.room < 0 || (position - fifo.headSeen) >>> 0 > chunks.size) return undefined
     for (let steps = 0; steps < chunks.units; steps++) {
       const next = chunks.next(fifo.lastChunk)
@@ -278,7 +285,7 @@ export class Fifo {
 
   /** Takes the FIFO out of use and returns the first of its chunks. @internal */
   retire(): number {
-    this.words.store(this.at + W_GENERATION, -this.words.load(this.at + W_GENERATION))
+    this.words.store(this.at + W_GENERATION, -this.words.peek(this.at + W_GENERATION))
     return this.words.load(this.at + W_HEAD_CHUNK) - 1
   }
 
@@ -462,6 +469,11 @@ export class Fifo {
   private grow(wanted: number): boolean {
     if (!this.lookAtHead()) return false
     const chunks = this.chunks
+    if (this.isPristine) {
+      this.isPristine = false
+      chunks.touch(this.tailChunk, this.tailBytes)
+      this.room = this.tailBytes
+    }
     if (this.headSeen === this.tail && this.tailChunk === this.lastChunk && this.tailOffset > 0) {
       // Nobody looks at this chunk until the tail moves again, so its start can.
       chunks.setStart(this.tailChunk, this.tail)

@@ -212,6 +212,8 @@ export class FifoSegment {
   private readonly layout: Layout
   private readonly freeIndexes: Array<number> = []
   private nextIndex = 0
+  /** Headers that were in use before the segment was scrubbed. */
+  private mostFifos = 0
 
   /** @internal */
   constructor(words: SharedWords, layout: Layout) {
@@ -259,7 +261,7 @@ export class FifoSegment {
   allocateFifo(size: number, firstBytes: number = this.chunks.unitBytes): Fifo.Fifo | undefined {
     if (!(size >= 1 && size <= Fifo.MAX_FIFO_BYTES)) return undefined
     if (this.freeIndexes.length === 0 && this.nextIndex === this.layout.maxFifos) return undefined
-    const chunk = this.chunks.allocate(Math.min(firstBytes, size))
+    const chunk = this.chunks.allocate(Math.min(firstBytes, size), false)
     if (chunk < 0) return undefined
     const index = this.freeIndexes.length > 0 ? this.freeIndexes.pop()! : this.nextIndex++
     this.activeFifos++
@@ -292,8 +294,11 @@ export class FifoSegment {
       fifos.push(...pair)
     }
     for (const fifo of fifos) {
-      const offset = this.chunks.offset(fifo.firstChunk)
-      this.words.zero(offset, offset + this.chunks.bytes(fifo.firstChunk))
+      const chunk = fifo.firstChunk
+      const bytes = this.chunks.bytes(chunk)
+      this.chunks.touch(chunk, bytes)
+      const offset = this.chunks.offset(chunk)
+      this.words.zero(offset, offset + bytes)
       this.releaseFifo(fifo)
     }
     return fifos.length / 2
@@ -350,13 +355,56 @@ export class FifoSegment {
   touchedRanges(): Array<readonly [start: number, end: number]> {
     const ranges: Array<readonly [number, number]> = [
       [0, this.chunks.descriptors * 4],
-      [this.layout.fifos * 4, this.fifoWord(this.nextIndex) * 4]
+      [this.layout.fifos * 4, this.fifoWord(Math.max(this.nextIndex, this.mostFifos)) * 4]
     ]
+    // The descriptor of a chunk that was taken and not written yet is the only trace of it, also when the chunk is lost.
+    if (this.activeFifos > 0 || this.chunks.availableBytes !== this.chunks.size) {
+      ranges.push([this.chunks.descriptor(0) * 4, this.chunks.descriptor(this.chunks.units) * 4])
+    }
     this.chunks.visitUsed((from, to) => {
       ranges.push([this.chunks.descriptor(from) * 4, this.chunks.descriptor(to) * 4])
       ranges.push([this.chunks.offset(from), this.chunks.offset(to)])
     })
     return ranges
+  }
+
+  /**
+   * Whether a segment with these options would be divided as this one is, and
+   * whether its header still says so to those who attach.
+   */
+  isLike(options: Options): boolean {
+    const { layout } = this
+    const unitBytes = options.unitBytes ?? MIN_CHUNK_BYTES
+    return (
+      unitBytes === layout.unitBytes &&
+      Math.ceil(options.size / unitBytes) === layout.units &&
+      (options.maxFifos ?? layout.units) === layout.maxFifos &&
+      this.words.peek(H_MAGIC) === MAGIC &&
+      this.words.peek(H_UNITS) === layout.units &&
+      this.words.peek(H_UNIT_BYTES) === layout.unitBytes &&
+      this.words.peek(H_MAX_FIFOS) === layout.maxFifos &&
+      this.words.peek(H_HIGH_WATERMARK) === (options.highWatermark ?? 80) &&
+      this.words.peek(H_LOW_WATERMARK) === (options.lowWatermark ?? 50)
+    )
+  }
+
+  /**
+   * Makes the segment as good as new: zeroes what was written, so that only the
+   * tables remain, which are those of an empty segment. Returns false, and does
+   * nothing, when something is still in use.
+   */
+  scrub(): boolean {
+    if (this.activeFifos !== 0 || this.chunks.availableBytes !== this.chunks.size) return false
+    // Headers are left as they are: the next FIFO writes every word of its own.
+    this.mostFifos = Math.max(this.mostFifos, this.nextIndex)
+    this.chunks.visitUsed((from, to) => {
+      this.words.zero(this.chunks.descriptor(from) * 4, this.chunks.descriptor(to) * 4)
+      this.words.zero(this.chunks.offset(from), this.chunks.offset(to))
+    }, true)
+    if (this.chunks.isExhausted) this.chunks.clearExhausted()
+    while (this.freeIndexes.length > 0) this.freeIndexes.pop()
+    this.nextIndex = 0
+    return true
   }
 
   private fifoWord(index: number): number {

@@ -1,10 +1,11 @@
 /**
  * Where segments get their memory from.
  *
- * A region is a zeroed piece of memory that can be handed to other threads.
+ * A region is a piece of memory that can be handed to other threads: all zeros,
+ * or zeros and the empty tables that its last owner has left for the next.
  * Dropping a `SharedArrayBuffer` frees nothing soon (V8 feels no pressure from
  * it), so released regions are kept in a bounded pool, zeroed where they were
- * touched, and used again.
+ * written, and used again.
  *
  * The interface says nothing about how memory is shared: a region over memory
  * mapped by other means, which is not a `SharedArrayBuffer`, fits behind it.
@@ -19,13 +20,18 @@ import * as SessionError from "../SessionError.ts"
 import { type Copy, portableCopy, SharedWords } from "./SharedWords.ts"
 
 /**
- * A piece of memory, all zeros when allocated.
+ * A piece of memory.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Region {
   readonly words: SharedWords
+  /**
+   * Set by an owner who gives it back: what it has left in it, which is empty and
+   * can serve again as it is. All else in the region is zero.
+   */
+  blank?: { readonly touchedRanges: () => Iterable<readonly [start: number, end: number]> } | undefined
 }
 
 /**
@@ -59,7 +65,7 @@ export interface Stats {
  *   const memory = yield* SharedMemory
  *   const region = yield* memory.allocate(1024 * 1024)
  *   region.words.store(0, 1)
- *   yield* memory.release(region, [[0, 4]])
+ *   memory.release(region, [[0, 4]])
  *   return memory.stats()
  * })
  *
@@ -76,11 +82,14 @@ export class SharedMemory extends Context.Service<
   {
     /** A zeroed region of exactly `bytes` bytes; fails with `AllocFailed`. */
     readonly allocate: (bytes: number) => Effect.Effect<Region, SessionError.SessionError>
+    /**
+     * The same at once, with what its last owner has left `blank`; or nothing,
+     * when getting one takes time or fails: then `allocate` says what is the
+     * matter.
+     */
+    readonly tryAllocate: (bytes: number) => Region | undefined
     /** Takes a region back. `touched` are the byte ranges that may hold something. */
-    readonly release: (
-      region: Region,
-      touched: ReadonlyArray<readonly [start: number, end: number]>
-    ) => Effect.Effect<void>
+    readonly release: (region: Region, touched: ReadonlyArray<readonly [start: number, end: number]>) => void
     /** How much memory is where, now. */
     readonly stats: () => Stats
   }
@@ -129,36 +138,46 @@ export const make = (
       return region
     }
 
+    const obtain = (byteLength: number): Region => {
+      const region = take(byteLength) ?? {
+        words: new SharedWords(new SharedArrayBuffer(byteLength), copy)
+      }
+      regions++
+      bytes += byteLength
+      return region
+    }
+
     return SharedMemory.of({
       allocate: (byteLength) =>
-        Effect.suspend(() => {
-          let region = take(byteLength)
-          if (region === undefined) {
-            try {
-              region = { words: new SharedWords(new SharedArrayBuffer(byteLength), copy) }
-            } catch (cause) {
-              return Effect.fail(
-                SessionError.make(new SessionError.AllocFailed({ what: "a segment", bytes: byteLength, cause }))
-              )
-            }
-          }
-          regions++
-          bytes += byteLength
-          return Effect.succeed(region)
+        Effect.try({
+          try: () => {
+            const region = obtain(byteLength)
+            for (const [start, end] of region.blank?.touchedRanges() ?? []) region.words.zero(start, end)
+            region.blank = undefined
+            return region
+          },
+          catch: (cause) =>
+            SessionError.make(new SessionError.AllocFailed({ what: "a segment", bytes: byteLength, cause }))
         }),
-      release: (region, touched) =>
-        Effect.sync(() => {
-          const byteLength = region.words.byteLength
-          regions--
-          bytes -= byteLength
-          if (pooledBytes + byteLength > poolLimit) return
-          for (const [start, end] of touched) region.words.zero(start, end)
-          const free = pool.get(byteLength)
-          if (free === undefined) pool.set(byteLength, [region])
-          else free.push(region)
-          pooledRegions++
-          pooledBytes += byteLength
-        }),
+      tryAllocate(byteLength) {
+        try {
+          return obtain(byteLength)
+        } catch {
+          return undefined
+        }
+      },
+      release(region, touched) {
+        const byteLength = region.words.byteLength
+        regions--
+        bytes -= byteLength
+        if (pooledBytes + byteLength > poolLimit) return
+        for (const [start, end] of touched) region.words.zero(start, end)
+        const free = pool.get(byteLength)
+        if (free === undefined) pool.set(byteLength, [region])
+        else free.push(region)
+        pooledRegions++
+        pooledBytes += byteLength
+      },
       stats: () => ({ regions, bytes, pooledRegions, pooledBytes })
     })
   })

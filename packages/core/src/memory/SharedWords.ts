@@ -7,9 +7,10 @@
  * test that passes its own `SharedWords` decides every interleaving, records
  * every access, or stops a thread between any two of them.
  *
- * All words are 32-bit integers accessed with `Atomics`, one width only and
- * never aliased by payload bytes: mixed-size access is where the memory model
- * of JavaScript gives no guarantee.
+ * All words are 32-bit integers, one width only and never aliased by payload
+ * bytes: mixed-size access is where the memory model of JavaScript gives no
+ * guarantee. They are accessed with `Atomics`, but for `peek` and `init`, which
+ * are for words that nobody else changes or looks at, and for hints.
  *
  * @since 0.1.0
  */
@@ -113,6 +114,20 @@ export class SharedWords {
   /** Writes a word. */
   store(word: number, value: number): void {
     Atomics.store(this.words, word, value)
+  }
+
+  /**
+   * Reads a word plainly, for a tenth of what `load` costs: where nobody else
+   * writes it, or where an old value does no harm because an atomic operation
+   * decides.
+   */
+  peek(word: number): number {
+    return this.words[word]
+  }
+
+  /** Writes a word plainly, for a tenth of what `store` costs: where nobody else looks at it yet. */
+  init(word: number, value: number): void {
+    this.words[word] = value
   }
 
   /** Adds to a word and returns what it held before. */

@@ -3,7 +3,7 @@ import { SharedWords } from "@cut-through/core/memory/SharedWords"
 import { assert, describe, it } from "@effect/vitest"
 import * as Arbitrary from "effect/Arbitrary"
 import * as Schema from "effect/Schema"
-import { WatchedWords } from "./fixtures.ts"
+import { touchedUnits, WatchedWords } from "./fixtures.ts"
 
 const int = (maximum: number) => Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum })))
 
@@ -390,10 +390,7 @@ describe("ChunkAllocator", () => {
         // Another thread takes the rest, and with it all that is left half done.
         for (const isOver of [false, true]) {
           if (isOver) while (first.allocate(4) >= 0);
-          const touched = new Set<number>()
-          first.visitUsed((from, to) => {
-            for (let unit = from; unit < to; unit++) touched.add(unit)
-          })
+          const touched = touchedUnits(first)
           for (let unit = 0; unit < 8; unit++) {
             for (let word = 0; word < 4; word++) {
               if (first.words.load(first.descriptor(unit) + word) !== 0 && !touched.has(unit)) {
@@ -421,6 +418,130 @@ describe("ChunkAllocator", () => {
         first.visitUsed((from, to) => (used += to - from))
         assert.strictEqual(used, taken.length)
       }
+    })
+
+    it("what a thread had in hand that died is never counted as available, and the rest can be had", () => {
+      const lives: ReadonlyArray<(dying: ChunkAllocator, taken: ReadonlyArray<number>) => void> = [
+        // The smallest that is left, a split, one that joins buddies, less than asked, and both ways of giving back.
+        (dying) => dying.allocate(4),
+        (dying) => dying.allocate(8),
+        (dying) => dying.allocate(32),
+        (dying) => dying.allocate(256),
+        (dying, taken) => dying.release(taken[0]),
+        (dying, taken) => dying.release(taken.at(-1)!)
+      ]
+      for (const [no, live] of lives.entries()) {
+        for (let at = 0, ends = false; !ends; at++) {
+          const first = make(32)
+          // 18 single units are taken, 7 of them free again: buddies that are not joined.
+          const taken = Array.from({ length: 18 }, () => first.allocate(4))
+          for (const unit of taken.splice(3, 7)) first.release(unit)
+          const words = new WatchedWords(first.words.buffer)
+          words.before = (access) => {
+            if (access === at) throw new Error("terminated")
+          }
+          try {
+            live(again(first, words), taken)
+            ends = true
+          } catch {}
+          for (const chunk of taken) first.release(chunk)
+          const counted = first.availableBytes
+          let had = 0
+          for (let chunk = first.allocate(4); chunk >= 0; chunk = first.allocate(4)) had += 4
+          if (had < counted) assert.fail(`${counted} bytes available, ${had} to be had: life ${no}, access ${at}`)
+          if (ends && no > 3) assert.strictEqual(had, first.size)
+        }
+      }
+    })
+  })
+
+  describe("what is touched", () => {
+    it("all of a chunk when it is taken, or when its owner says so", () => {
+      const chunks = make(200)
+      // Over several words of marks, and less than one.
+      const [later, now] = [chunks.allocate(4 * 128, false), chunks.allocate(4 * 16)]
+      const units = (chunk: number) => Array.from({ length: chunks.bytes(chunk) / 4 }, (_, i) => chunk + i)
+      assert.deepStrictEqual([...touchedUnits(chunks)], units(now))
+      chunks.touch(later, chunks.bytes(later))
+      assert.deepStrictEqual([...touchedUnits(chunks)], [...units(later), ...units(now)])
+      // Saying it again changes nothing, nor does giving it back.
+      chunks.touch(later, chunks.bytes(later))
+      for (const chunk of [now, later]) assert.isTrue(chunks.release(chunk))
+      assert.strictEqual(touchedUnits(chunks).size, 128 + 16)
+      assertWhole(chunks)
+    })
+
+    it("is what the owner has seen the chunk to be, whatever its descriptor has become", () => {
+      const chunks = make(200)
+      const chunk = chunks.allocate(4 * 64, false)
+      const bytes = chunks.bytes(chunk)
+      for (const nonsense of [0, 1, 5, 12, -1, 2 ** 31 - 1]) chunks.words.store(chunks.descriptor(chunk) + 2, nonsense)
+      chunks.touch(chunk, bytes)
+      assert.strictEqual(touchedUnits(chunks).size, 64)
+      // No chunk at all.
+      chunks.touch(100, chunks.bytes(100))
+      assert.strictEqual(touchedUnits(chunks).size, 64)
+    })
+
+    it("a chunk that was not written is not touched because another one is", () => {
+      const chunks = make(64)
+      const taken = Array.from({ length: 64 }, (_, unit) => chunks.allocate(4, unit % 3 === 0))
+      assert.deepStrictEqual(
+        [...touchedUnits(chunks)],
+        taken.filter((unit) => unit % 3 === 0)
+      )
+    })
+
+    it.prop(
+      "is visited in order and once, and forgotten when asked",
+      {
+        units: int(2500),
+        touched: Arbitrary.array(Arbitrary.all({ amount: int(600), isTouched: int(1) }), { minLength: 1 }),
+        next: int(600)
+      },
+      ({ next, touched, units }) => {
+        const chunks = make(units + 1)
+        const expected = new Set<number>()
+        const take = (amount: number, isTouched: boolean): void => {
+          const chunk = chunks.allocate(amount * 4, isTouched)
+          if (chunk < 0 || !isTouched) return
+          for (let unit = chunk; unit < chunk + chunks.bytes(chunk) / 4; unit++) expected.add(unit)
+        }
+        const visited = (forget: boolean): ReadonlyArray<number> => {
+          const all: Array<number> = []
+          chunks.visitUsed((from, to) => {
+            if (from >= to || from < (all.at(-1) ?? -1)) assert.fail(`[${from}, ${to}) behind ${all.at(-1)}`)
+            for (let unit = from; unit < to; unit++) all.push(unit)
+          }, forget)
+          return all
+        }
+        const sorted = () => [...expected].toSorted((a, b) => a - b)
+        for (const { amount, isTouched } of touched) take(amount, isTouched === 1)
+        // Looking forgets nothing.
+        assert.deepStrictEqual(visited(false), sorted())
+        assert.deepStrictEqual(visited(true), sorted())
+        assert.deepStrictEqual(visited(true), [])
+        // All marks are clear, of the words of units and of words: what comes next is marked again.
+        expected.clear()
+        take(next, true)
+        assert.deepStrictEqual(visited(false), sorted())
+      },
+      { arbitrary: { runs: 200, size: 60 } }
+    )
+
+    it("a mark behind the last unit is nobody's, and forgotten with the others", () => {
+      const chunks = make(20)
+      while (chunks.allocate(4) >= 0);
+      // Nothing is free: the only word with 20 bits is that of the marks.
+      const marks = Array.from({ length: chunks.descriptors }, (_, word) => chunks.words.load(word)).indexOf(
+        2 ** 20 - 1
+      )
+      assert.isAbove(marks, 0)
+      chunks.words.store(marks, -1)
+      const seen: Array<readonly [number, number]> = []
+      chunks.visitUsed((from, to) => seen.push([from, to]), true)
+      assert.deepStrictEqual(seen, [[0, 20]])
+      assert.deepStrictEqual([chunks.words.load(marks), chunks.words.load(marks + 1)], [0, 0], "and their summary")
     })
   })
 })

@@ -4,6 +4,7 @@ import { assert, describe, it } from "@effect/vitest"
 import {
   allocateBuffer,
   allocateFifo,
+  assertNoBytes,
   attachFifo,
   bytesAt,
   chunksOf,
@@ -11,6 +12,7 @@ import {
   Header,
   headerWord,
   mapAgain,
+  touchedUnits,
   WatchedWords
 } from "./fixtures.ts"
 
@@ -282,6 +284,43 @@ describe("Fifo in corrupt memory", () => {
         })
       }
     }
+  })
+
+  it("every word of the tables with every hostile value hides no byte that the maker writes", () => {
+    const make = () => {
+      const words = new WatchedWords(allocateBuffer(options))
+      const segment = FifoSegment.make(words, options)
+      // Nothing has been written yet: what the writer does first depends on the tables.
+      const [fifo, neighbour] = [allocateFifo(segment, 200, 60), allocateFifo(segment, 100)]
+      return { words, segment, fifo, neighbour, header: headerWord(segment, fifo.index) }
+    }
+    /** Says what is touched. A guest that clears it has all the bytes before it anyway. */
+    const isMark = (word: number): boolean => {
+      const { fifo, segment } = make()
+      fifo.claim(1)
+      segment.words.store(word, 0)
+      return touchedUnits(segment.chunks).size === 0
+    }
+    const { header, segment } = make()
+    const scribbled = Object.values(Header).map((word) => header + word)
+    for (let word = 16; word < headerWord(segment, 0); word++) if (!isMark(word)) scribbled.push(word)
+    assert.strictEqual(scribbled.length, Object.keys(Header).length + headerWord(segment, 0) - 16 - 2)
+    let blanks = 0
+    for (const word of scribbled) {
+      for (const value of hostile) {
+        const { fifo, neighbour, segment, words } = make()
+        segment.words.store(word, value)
+        withContext(describeScribble(word, value), () => {
+          attempt({ words, segment, fifo }, writing, 0)
+          attempt({ words, segment, fifo }, reading, 0)
+          for (const it of [fifo, neighbour]) segment.releaseFifo(it)
+          if (segment.scrub()) blanks++
+          else for (const [start, end] of segment.touchedRanges()) segment.words.zero(start, end)
+          assertNoBytes(segment)
+        })
+      }
+    }
+    assert.isAbove(blanks, 0)
   })
 
   it("links to chunks of another FIFO, to free chunks and in circles", () => {

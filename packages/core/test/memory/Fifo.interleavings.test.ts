@@ -1,14 +1,16 @@
 import * as Fifo from "@cut-through/core/memory/Fifo"
+import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
+import { SharedWords } from "@cut-through/core/memory/SharedWords"
 import { assert, describe, it } from "@effect/vitest"
 import * as Arbitrary from "effect/Arbitrary"
 import * as Schema from "effect/Schema"
 import * as Model from "./fifoModel.ts"
 import {
+  allocateBuffer,
   allocateFifo,
   assertBytesAt,
   attachFifo,
   bytesAt,
-  makeSegment,
   mapAgain,
   releaseAll,
   WatchedWords
@@ -89,26 +91,27 @@ const reads = (it: Model.Subject, { amount, operation }: Move, unitBytes: number
 
 /**
  * Runs one move of a side with moves of the other side before any one of its accesses, then looks at everything. The
- * FIFO has been through some program before.
+ * FIFO has been through some program before. The side is in the thread that made the FIFO, or has attached to it.
  */
 const interruptEverywhere = (
   shape: Model.Shape,
   program: ReadonlyArray<Model.Command>,
   isWriter: boolean,
+  isMaker: boolean,
   interrupted: Move,
   others: ReadonlyArray<Move>
 ): void => {
   const { unitBytes, units } = shape
   for (let at = 0, ends = false; !ends; at++) {
-    const segment = makeSegment({ size: units * unitBytes, unitBytes, maxFifos: 1 })
+    const options = { size: units * unitBytes, unitBytes, maxFifos: 1 }
+    const words = new WatchedWords(allocateBuffer(options))
+    const own = isMaker ? words : new SharedWords(words.buffer)
+    const segment = FifoSegment.make(own, options)
     const host = allocateFifo(segment, shape.sizes[0])
-    const words = new WatchedWords(segment.words.buffer)
-    const watched = mapAgain(segment, words)
-    const it = Model.subject(
-      host,
-      attachFifo(isWriter ? watched : segment, host.index, Fifo.WRITER),
-      attachFifo(isWriter ? segment : watched, host.index, Fifo.READER)
-    )
+    const side = isWriter ? Fifo.WRITER : Fifo.READER
+    const watched = isMaker ? host : attachFifo(mapAgain(segment, words), host.index, side)
+    const other = attachFifo(mapAgain(segment), host.index, isWriter ? Fifo.READER : Fifo.WRITER)
+    const it = isWriter ? Model.subject(host, watched, other) : Model.subject(host, other, watched)
     // Whoever takes over would not be watched.
     for (const command of program) if (command.operation !== "handOver") Model.step(segment, it, command)
 
@@ -137,17 +140,29 @@ describe("a FIFO whose sides meet in the middle of an operation", () => {
   const others = Arbitrary.array(move, { minLength: 1, maxLength: 4 })
   const program = Arbitrary.array(Model.command, { maxLength: 25 })
 
-  it.prop(
-    "the reader runs before any access of the writer",
-    { shape: Model.shapes, program, interrupted: move, others },
-    ({ interrupted, others, program, shape }) => interruptEverywhere(shape, program, true, interrupted, others),
-    { arbitrary: { runs: 150, size: 40 } }
-  )
+  for (const isMaker of [false, true]) {
+    const who = isMaker ? "that made the FIFO" : "that attached"
+    it.prop(
+      `the reader runs before any access of the writer ${who}`,
+      { shape: Model.shapes, program, interrupted: move, others },
+      ({ interrupted, others, program, shape }) =>
+        interruptEverywhere(shape, program, true, isMaker, interrupted, others),
+      { arbitrary: { runs: 150, size: 40 } }
+    )
+
+    it.prop(
+      `the writer runs before any access of the reader ${who}`,
+      { shape: Model.shapes, program, interrupted: move, others },
+      ({ interrupted, others, program, shape }) =>
+        interruptEverywhere(shape, program, false, isMaker, interrupted, others),
+      { arbitrary: { runs: 150, size: 40 } }
+    )
+  }
 
   it.prop(
-    "the writer runs before any access of the reader",
-    { shape: Model.shapes, program, interrupted: move, others },
-    ({ interrupted, others, program, shape }) => interruptEverywhere(shape, program, false, interrupted, others),
+    "the reader runs before any access of the first write",
+    { shape: Model.shapes, interrupted: move, others },
+    ({ interrupted, others, shape }) => interruptEverywhere(shape, [], true, true, interrupted, others),
     { arbitrary: { runs: 150, size: 40 } }
   )
 })

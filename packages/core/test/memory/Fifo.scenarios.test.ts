@@ -96,8 +96,8 @@ describe("Fifo, scenarios of svm_fifo", () => {
     })
   })
 
-  describe("D44 enqueueSegments", () => {
-    it("partial: returns the bytes it has written, not how many were left or none", () => {
+  describe("enqueueSegments", () => {
+    it("D44 partial: returns the bytes it has written, not how many were left or none", () => {
       const segment = makeSegment({ size: 64 * KIB })
       const fifo = allocateFifo(segment, 100)
       const pieces = (from: number) => [bytesAt(from, 40), new Uint8Array(0), bytesAt(from + 40, 40)]
@@ -112,7 +112,7 @@ describe("Fifo, scenarios of svm_fifo", () => {
       releaseAll(segment, [fifo])
     })
 
-    it("all or nothing: a byte too many and none is written", () => {
+    it("D44 all or nothing: a byte too many and none is written", () => {
       const segment = makeSegment({ size: 64 * KIB })
       const fifo = allocateFifo(segment, 100)
       assert.strictEqual(fifo.enqueueSegments([bytesAt(0, 60), bytesAt(60, 41)], false), Fifo.FULL)
@@ -123,7 +123,7 @@ describe("Fifo, scenarios of svm_fifo", () => {
       releaseAll(segment, [fifo])
     })
 
-    it("nothing to enqueue is nothing enqueued, also when the FIFO is full", () => {
+    it("D44 nothing to enqueue is nothing enqueued, also when the FIFO is full", () => {
       const segment = makeSegment({ size: 64 * KIB })
       const fifo = allocateFifo(segment, 5)
       for (const isPartial of [true, false]) {
@@ -136,7 +136,7 @@ describe("Fifo, scenarios of svm_fifo", () => {
       releaseAll(segment, [fifo])
     })
 
-    it("what was written is seen at once, or not at all", () => {
+    it("D44 what was written is seen at once, or not at all", () => {
       const segment = makeSegment({ size: 64, unitBytes: 4 })
       const words = new WatchedWords(segment.words.buffer)
       const host = allocateFifo(segment, 50)

@@ -8,13 +8,16 @@ import * as Model from "./fifoModel.ts"
 import {
   allocateBuffer,
   allocateFifo,
+  assertNoBytes,
   assertNoLeak,
   attachFifo,
   bytesAt,
   CHUNK,
+  chunksOf,
   chunkSizes,
   dequeueAt,
   enqueueAt,
+  firstNonZero,
   GIB,
   Header,
   headerWord,
@@ -23,7 +26,9 @@ import {
   mapAgain,
   MIB,
   releaseAll,
-  WatchedWords
+  touchedUnits,
+  WatchedWords,
+  zeroTouched
 } from "./fixtures.ts"
 
 const int = (maximum: number) => Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum })))
@@ -39,6 +44,32 @@ const fill = (segment: FifoSegment.FifoSegment, size: number, firstBytes?: numbe
     if (fifo === undefined) return fifos
     fifos.push(fifo)
   }
+}
+
+const assertSameBytes = (one: FifoSegment.FifoSegment, other: FifoSegment.FifoSegment): void => {
+  const [a, b] = [one.words.buffer, other.words.buffer].map((buffer) => new Uint8Array(buffer))
+  if (Buffer.compare(a, b) !== 0) assert.fail(`byte ${a.findIndex((byte, i) => byte !== b[i])} is different`)
+}
+
+/** Two FIFOs, the first one with as much memory as it gets when there is some for both. */
+const hostsOf = (segment: FifoSegment.FifoSegment, shape: Model.Shape, firstBytes: number): Array<Fifo.Fifo> => {
+  const second = allocateFifo(segment, shape.sizes[1])
+  return [allocateFifo(segment, shape.sizes[0], firstBytes), second]
+}
+
+/** Fails when bytes of the chunks are accessed that are not known to be touched. Returns how often it has looked. */
+const watchTouched = (segment: FifoSegment.FifoSegment, words: WatchedWords): (() => number) => {
+  const { chunks } = mapAgain(segment)
+  let looks = 0
+  words.onBytes = (start, end) => {
+    looks++
+    const units = touchedUnits(chunks)
+    const first = Math.floor((start - chunks.offset(0)) / chunks.unitBytes)
+    for (let unit = first; chunks.offset(unit) < end; unit++) {
+      if (!units.has(unit)) assert.fail(`bytes [${start}, ${end}): unit ${unit} is not known to be touched`)
+    }
+  }
+  return () => looks
 }
 
 describe("FifoSegment", () => {
@@ -187,11 +218,16 @@ describe("FifoSegment", () => {
         assertNoLeak(segment)
 
         const touched = segment.touchedRanges()
+        const units = touchedUnits(segment.chunks)
+        assert.strictEqual(units.size, 2 * pairs)
         const before = words.accesses
         const prepared = Array.from({ length: pairs }, () => segment.allocatePair(64 * KIB, 100)!)
         const costPrepared = words.accesses - before
-        assert.deepStrictEqual(segment.touchedRanges(), touched)
-        for (const fifo of prepared.flat()) assert.include(zeroed, segment.chunks.offset(fifo.firstChunk))
+        for (const fifo of prepared.flat()) {
+          assert.include(zeroed, segment.chunks.offset(fifo.firstChunk))
+          assert.strictEqual(enqueueAt(fifo, 0, 100), 100)
+        }
+        assert.deepStrictEqual(touchedUnits(segment.chunks), units)
 
         const fresh = new WatchedWords(allocateBuffer(options))
         const other = FifoSegment.make(fresh, options)
@@ -199,6 +235,7 @@ describe("FifoSegment", () => {
         for (let i = 0; i < pairs; i++) other.allocatePair(64 * KIB, 100)
         assert.isBelow(costPrepared, fresh.accesses - start)
         releaseAll(segment, prepared.flat())
+        assert.deepStrictEqual(segment.touchedRanges(), touched)
       }
     })
 
@@ -518,19 +555,29 @@ describe("FifoSegment", () => {
 
   describe("touched memory", () => {
     it("a segment of 128 MiB with one pair costs what it uses", () => {
-      const segment = makeSegment({ size: 128 * MIB })
-      const empty = touchedBytes(segment)
-      assert.isBelow(empty, 32 * KIB)
+      const options = { size: 128 * MIB }
+      const words = new WatchedWords(allocateBuffer(options))
+      /** What costs memory is the pages that anything was written to, wherever that was. */
+      const pages = new Set<number>()
+      words.onWord = (word) => pages.add(Math.floor(word / 1024))
+      words.onBytes = (start, end) => {
+        for (let page = Math.floor(start / CHUNK); page <= Math.floor((end - 1) / CHUNK); page++) pages.add(page)
+      }
+      const segment = FifoSegment.make(words, options)
+      assert.isBelow(touchedBytes(segment), 32 * KIB)
       const pair = segment.allocatePair(MIB, MIB)!
-      assert.isBelow(touchedBytes(segment), 64 * KIB)
+      assert.isBelow(pages.size, 8)
+      const empty = pages.size
       for (let position = 0; position < 100 * KIB; position += 1000) {
         for (const fifo of pair) {
           assert.strictEqual(enqueueAt(fifo, position, 1000), 1000)
           dequeueAt(fifo, position, 1000)
         }
       }
-      assert.isBelow(touchedBytes(segment), 64 * KIB, "small messages use the same chunk again")
+      assert.isAtMost(pages.size, empty + 3, "small messages use the same chunk again")
+      assert.strictEqual(touchedUnits(segment.chunks).size, 2)
       releaseAll(segment, pair)
+      assert.isBelow(touchedBytes(segment), 64 * KIB)
     })
 
     it.prop(
@@ -557,24 +604,399 @@ describe("FifoSegment", () => {
         for (const command of program) Model.step(segment, subjects[command.fifo], command)
         for (let i = 0; i < 2; i++) if ((released & (1 << i)) !== 0) segment.releaseFifo(hosts[i])
 
-        let last = -1
-        for (const [start, end] of segment.touchedRanges()) {
-          if (start < 0 || start > end || end > segment.words.byteLength) assert.fail(`touched [${start}, ${end})`)
-          segment.words.zero(start, end)
-          last = Math.max(last, end)
-        }
-        const bytes = new Uint8Array(segment.words.buffer)
-        const left = bytes.findIndex((byte) => byte !== 0)
-        if (left >= 0) assert.fail(`byte ${left} of ${bytes.length} was not known to be touched`)
-        assert.isAbove(last, 0)
+        zeroTouched(segment)
 
         // And so it can be a segment again, like one in new memory.
         const fresh = makeSegment(options)
         FifoSegment.make(segment.words, options)
-        assert.strictEqual(Buffer.compare(bytes, new Uint8Array(fresh.words.buffer)), 0)
+        assertSameBytes(segment, fresh)
       },
       { arbitrary: { runs: 300, size: 80 } }
     )
+
+    /** The first bytes of a FIFO, by every way there is. */
+    const firstWrites: ReadonlyArray<readonly [name: string, write: (fifo: Fifo.Fifo) => number]> = [
+      ["enqueue", (fifo) => fifo.enqueue(bytesAt(0, 10), 0, 10)],
+      ["enqueue, over chunks", (fifo) => fifo.enqueue(bytesAt(0, 3 * CHUNK), 0, 3 * CHUNK)],
+      ["enqueueAll", (fifo) => fifo.enqueueAll(bytesAt(0, 10), 0, 10)],
+      ["enqueueSegments", (fifo) => fifo.enqueueSegments([bytesAt(0, 5), bytesAt(5, 5)], false)],
+      ["enqueueSegments, partial", (fifo) => fifo.enqueueSegments([bytesAt(0, 5), bytesAt(5, 5)], true)],
+      ["claim", (fifo) => fifo.claim(10).length],
+      ["claim, over chunks", (fifo) => fifo.claim(3 * CHUNK).length],
+      ["commit of what was not claimed", (fifo) => fifo.commit(10)]
+    ]
+
+    for (const [name, write] of firstWrites) {
+      for (const isMaker of [true, false]) {
+        it(`a first chunk is known to be touched before its first byte is there: ${name}, ${isMaker ? "where it was made" : "elsewhere"}`, () => {
+          const options = { size: 64 * KIB }
+          const words = new WatchedWords(allocateBuffer(options))
+          const segment = FifoSegment.make(isMaker ? words : new SharedWords(words.buffer), options)
+          const [host, neighbour] = [allocateFifo(segment, 64 * KIB), allocateFifo(segment, 64 * KIB)]
+          assert.strictEqual(touchedUnits(segment.chunks).size, 0)
+          const writer = isMaker ? host : attachFifo(mapAgain(segment, words), host.index, Fifo.WRITER)
+          const looks = watchTouched(segment, words)
+          assert.isAbove(write(writer), 0)
+          if (name !== "commit of what was not claimed") assert.isAbove(looks(), 0)
+          const units = chunksOf(segment, host).flatMap((chunk) =>
+            Array.from({ length: segment.chunks.bytes(chunk) / CHUNK }, (_, i) => chunk + i)
+          )
+          assert.deepStrictEqual(touchedUnits(segment.chunks), new Set(units.toSorted((a, b) => a - b)))
+          assert.notInclude(units, neighbour.firstChunk)
+          words.onBytes = () => {}
+          releaseAll(segment, [host, neighbour])
+          zeroTouched(segment)
+        })
+      }
+    }
+
+    it("a FIFO that is never written touches none of its chunks, whatever else is done with it", () => {
+      const options = { size: 64 * KIB }
+      const words = new WatchedWords(allocateBuffer(options))
+      words.onBytes = () => assert.fail("bytes of a FIFO without any")
+      const segment = FifoSegment.make(words, options)
+      const host = allocateFifo(segment, 40 * KIB, 16 * KIB)
+      const reader = attachFifo(mapAgain(segment, words), host.index, Fifo.READER)
+      const bytes = new Uint8Array(10)
+      assert.strictEqual(host.enqueue(bytes, 0, 0), 0)
+      assert.strictEqual(host.enqueueAll(bytes, 0, 0), 0)
+      assert.strictEqual(host.enqueueSegments([], true), 0)
+      assert.deepStrictEqual(host.claim(0), [])
+      assert.strictEqual(host.commit(0), 0)
+      for (const fifo of [host, reader]) {
+        assert.strictEqual(fifo.dequeue(bytes, 0, 10), Fifo.EMPTY)
+        assert.strictEqual(fifo.peek(0, bytes, 0, 10), Fifo.EMPTY)
+        assert.strictEqual(fifo.drop(10), Fifo.EMPTY)
+        assert.strictEqual(fifo.dropAll(), 0)
+        assert.deepStrictEqual(fifo.segments(10), [])
+        assert.deepStrictEqual([fifo.used, fifo.free, fifo.chunkCount, fifo.readable], [0, 40 * KIB, 1, 0])
+      }
+      segment.resizeFifo(host, 100)
+      host.setEvent()
+      host.wantDequeueNotification(Fifo.WANT_ROOM, 10)
+      host.end()
+      reader.stop()
+      reader.reset(Fifo.READER)
+      assert.strictEqual(touchedUnits(segment.chunks).size, 0)
+      // What its taking has left in the tables goes all the same, from a segment in use as well.
+      const inUse = segment.touchedRanges()
+      releaseAll(segment, [host])
+      assert.strictEqual(touchedUnits(segment.chunks).size, 0)
+      words.onBytes = () => {}
+      const copy = mapAgain(segment, new SharedWords(words.buffer.slice(0)))
+      zeroTouched(segment)
+      for (const [start, end] of inUse) copy.words.zero(start, end)
+      assert.strictEqual(firstNonZero(copy.words.buffer), -1)
+    })
+
+    it.prop(
+      "no byte is written, lent or read where nothing is known to be touched, whatever is done",
+      { shape: Model.shapes, attached: int(3), program: Model.commands },
+      ({ attached, program, shape }) => {
+        const options = { size: shape.units * shape.unitBytes, unitBytes: shape.unitBytes, maxFifos: 2 }
+        const words = new WatchedWords(allocateBuffer(options))
+        const segment = FifoSegment.make(words, options)
+        const other = mapAgain(segment, words)
+        const subjects = hostsOf(segment, shape, options.size).map((host, i) => {
+          if ((attached & (1 << i)) === 0) return Model.subject(host)
+          return Model.subject(
+            host,
+            attachFifo(other, host.index, Fifo.WRITER),
+            attachFifo(other, host.index, Fifo.READER)
+          )
+        })
+        watchTouched(segment, words)
+        Model.run(segment, subjects, program)
+        words.onBytes = () => {}
+        assert.isTrue(segment.scrub())
+        assertNoBytes(segment)
+      },
+      { arbitrary: { runs: 200, size: 80 } }
+    )
+
+    it("a first chunk that a guest cuts off, or says is smaller, hides nothing", () => {
+      const cutOff = (segment: FifoSegment.FifoSegment): void =>
+        segment.words.store(headerWord(segment, 0) + Header.headChunk, 0)
+      const become = (sizeClass: number) => (segment: FifoSegment.FifoSegment, chunk: number) =>
+        segment.words.store(segment.chunks.descriptor(chunk) + 2, sizeClass + 1)
+      for (const [firstBytes, breakIt] of [
+        [CHUNK, cutOff],
+        [CHUNK, become(-1)],
+        [32 * KIB, cutOff],
+        [32 * KIB, become(-1)],
+        [32 * KIB, become(0)]
+      ] as const) {
+        for (const length of [0, 10, 20 * KIB, 40 * KIB]) {
+          const segment = makeSegment({ size: 64 * KIB })
+          const fifo = allocateFifo(segment, 64 * KIB, firstBytes)
+          breakIt(segment, fifo.firstChunk)
+          fifo.enqueue(bytesAt(0, length), 0, length)
+          segment.releaseFifo(fifo)
+          // What is lost stays lost, so this is no segment like a new one.
+          assert.isFalse(segment.scrub())
+          zeroTouched(segment)
+        }
+      }
+    })
+  })
+
+  describe("scrub", () => {
+    it("does nothing while anything is in use, or lost", () => {
+      const segment = makeSegment({ size: 64 * KIB })
+      const inUse: ReadonlyArray<() => () => void> = [
+        () => {
+          const fifo = allocateFifo(segment, 100)
+          return () => void segment.releaseFifo(fifo)
+        },
+        () => {
+          const fifo = allocateFifo(segment, 100)
+          fifo.references++
+          segment.releaseFifo(fifo)
+          enqueueAt(fifo, 0, 100)
+          return () => void segment.releaseFifo(fifo)
+        },
+        () => {
+          // All chunks are free, because a guest has given one back that is not its own.
+          const fifo = allocateFifo(segment, 100)
+          enqueueAt(fifo, 0, 100)
+          mapAgain(segment).chunks.release(fifo.firstChunk)
+          return () => void segment.releaseFifo(fifo)
+        },
+        () => {
+          const chunk = mapAgain(segment).chunks.allocate(10)
+          return () => void segment.chunks.release(chunk)
+        },
+        () => {
+          const fifo = allocateFifo(segment, 100)
+          const chunk = fifo.firstChunk
+          enqueueAt(fifo, 0, 100)
+          segment.words.store(headerWord(segment, fifo.index) + Header.headChunk, 0)
+          segment.releaseFifo(fifo)
+          return () => void segment.chunks.release(chunk)
+        }
+      ]
+      for (const take of inUse) {
+        const used = allocateFifo(segment, 40 * KIB)
+        enqueueAt(used, 0, 40 * KIB)
+        segment.releaseFifo(used)
+        const giveBack = take()
+        const before = segment.words.buffer.slice(0)
+        const ranges = segment.touchedRanges()
+        assert.isFalse(segment.scrub())
+        assert.strictEqual(Buffer.compare(new Uint8Array(before), new Uint8Array(segment.words.buffer)), 0)
+        assert.deepStrictEqual(segment.touchedRanges(), ranges)
+        giveBack()
+        assert.isTrue(segment.scrub())
+        assertNoBytes(segment)
+      }
+      assertNoLeak(segment)
+    })
+
+    it("of a segment that was never used changes nothing", () => {
+      const options = { size: 100_000, maxFifos: 3 }
+      const segment = makeSegment(options)
+      assert.isTrue(segment.scrub())
+      assertSameBytes(segment, makeSegment(options))
+    })
+
+    it("forgets that the segment was exhausted", () => {
+      const segment = makeSegment({ size: 4 * CHUNK, maxFifos: 8, highWatermark: 1, lowWatermark: 0 })
+      for (const fifo of fill(segment, 1)) segment.releaseFifo(fifo)
+      assert.isTrue(segment.chunks.isExhausted)
+      assert.isTrue(segment.scrub())
+      const fifo = allocateFifo(segment, 1)
+      assert.strictEqual(segment.pressure, "high")
+      releaseAll(segment, [fifo])
+    })
+
+    it("no FIFO from before it can be attached, and headers go on with their generations", () => {
+      const segment = makeSegment({ size: 64 * KIB })
+      const generations: Array<number> = []
+      for (let turn = 0; turn < 3; turn++) {
+        const fifos = [allocateFifo(segment, 100), allocateFifo(segment, 100)]
+        assert.deepStrictEqual(
+          fifos.map((fifo) => fifo.index),
+          [0, 1]
+        )
+        generations.push(segment.words.load(headerWord(segment, 1) + Header.generation))
+        for (const fifo of fifos) {
+          enqueueAt(fifo, 0, 100)
+          fifo.end()
+          fifo.stop()
+          fifo.reset(Fifo.WRITER)
+          fifo.markGone(Fifo.READER)
+          fifo.setEvent()
+          fifo.wantDequeueNotification(7, 10)
+          segment.releaseFifo(fifo)
+        }
+        assert.isTrue(segment.scrub())
+        for (const side of [Fifo.WRITER, Fifo.READER]) {
+          for (const index of [0, 1]) assert.isUndefined(mapAgain(segment).attachFifo(index, side))
+        }
+        assert.throws(() => segment.releaseFifo(fifos[0]), RangeError)
+      }
+      assert.deepStrictEqual(generations, [1, 2, 3])
+      const next = allocateFifo(segment, 50)
+      assert.deepStrictEqual([next.used, next.size], [0, 50])
+      const { hasEvent, isEnded, isStopped } = next
+      const flags = { hasEvent, isEnded, isStopped, reset: next.isResetBy(3), gone: next.isGone(3) }
+      for (const [flag, isSet] of Object.entries(flags)) assert.isFalse(isSet, flag)
+      assert.isFalse(next.isWanted(7))
+      releaseAll(segment, [next])
+    })
+
+    it("a guest that dies anywhere leaves a segment that is as good as new, or known not to be", () => {
+      const options = { size: 32 * 16, unitBytes: 16, maxFifos: 4 }
+      const target = new Uint8Array(400)
+      const operations: ReadonlyArray<readonly [side: number, run: (fifo: Fifo.Fifo) => void]> = [
+        [Fifo.WRITER, (fifo) => fifo.enqueue(bytesAt(100, 300), 0, 300)],
+        [Fifo.WRITER, (fifo) => fifo.commit(fifo.claim(20).reduce((sum, view) => sum + view.length, 0))],
+        [Fifo.READER, (fifo) => fifo.dequeue(target, 0, 400)],
+        [Fifo.READER, (fifo) => fifo.drop(50)]
+      ]
+      let [blanks, others] = [0, 0]
+      for (const [side, run] of operations) {
+        for (let at = 0, ends = false; !ends; at++) {
+          const segment = makeSegment(options)
+          const host = allocateFifo(segment, 400)
+          const small = fill(segment, 1)
+          for (const fifo of small) segment.releaseFifo(fifo)
+          for (let position = 0; position < 100; position += 20) enqueueAt(host, position, 20)
+          const words = new WatchedWords(segment.words.buffer)
+          const guest = attachFifo(mapAgain(segment, words), host.index, side)
+          const start = words.accesses
+          words.before = (access) => {
+            if (access === start + at) throw new Error("terminated")
+          }
+          try {
+            run(guest)
+            ends = true
+          } catch {}
+          segment.releaseFifo(host)
+          if (segment.scrub()) {
+            blanks++
+            assertNoBytes(segment)
+            const all = segment.allocateFifo(options.size)!
+            const count = enqueueAt(all, 0, options.size)
+            if (count !== options.size) assert.fail(`${count} of ${options.size} bytes are left, access ${at}`)
+            segment.releaseFifo(all)
+            assertNoLeak(segment)
+          } else {
+            others++
+          }
+          zeroTouched(segment)
+        }
+      }
+      assert.isAbove(blanks, 20)
+      assert.isAbove(others, 5)
+    })
+
+    it.prop(
+      "leaves an empty segment like a new one, whatever was done",
+      {
+        shape: Model.shapes,
+        turns: Arbitrary.array(Model.commands, { minLength: 1, maxLength: 4 }),
+        pairs: int(6),
+        firstBytes: int(10_000)
+      },
+      ({ firstBytes, pairs, shape, turns }) => {
+        const options = { size: shape.units * shape.unitBytes, unitBytes: shape.unitBytes, maxFifos: 12 }
+        const segment = makeSegment(options)
+        for (const [turn, program] of turns.entries()) {
+          // FIFOs made here and elsewhere, and all that they hold is left in them. The first turn has the most.
+          if (turn === 0) segment.preallocatePairs(pairs, 10, 20)
+          const hosts = hostsOf(segment, shape, firstBytes)
+          const subjects = hosts.map((host, i) => {
+            if ((turn + i) % 2 === 0) return Model.subject(host)
+            return Model.subject(
+              host,
+              attachFifo(mapAgain(segment), host.index, Fifo.WRITER),
+              attachFifo(mapAgain(segment), host.index, Fifo.READER)
+            )
+          })
+          // The model knows what a FIFO is, whatever its memory was before.
+          Model.check(segment, subjects)
+          for (const command of program) {
+            Model.step(segment, subjects[command.fifo], command)
+            Model.check(segment, subjects)
+          }
+          for (const host of hosts) segment.releaseFifo(host)
+          if (segment.scrub() !== true) assert.fail("not scrubbed")
+
+          assertNoLeak(segment)
+          assertNoBytes(segment)
+          const { chunks } = segment
+          const descriptors = [chunks.descriptor(0) * 4, chunks.descriptor(chunks.units) * 4] as const
+          if (firstNonZero(segment.words.buffer, ...descriptors) >= 0) assert.fail("a descriptor is left")
+          if (touchedUnits(chunks).size > 0) assert.fail("a chunk counts as touched")
+          assert.deepStrictEqual([segment.usage, segment.pressure], [0, "none"])
+        }
+        const copy = mapAgain(segment, new SharedWords(segment.words.buffer.slice(0)))
+        const fresh = makeSegment(options)
+
+        // Each first chunk is as large as in new memory, and so is all there is.
+        for (const size of [1, firstBytes + 1, shape.unitBytes * 3, options.size]) {
+          const chunk = copy.chunks.allocate(size)
+          const other = fresh.chunks.allocate(size)
+          assert.strictEqual(copy.chunks.bytes(chunk), fresh.chunks.bytes(other))
+          copy.chunks.release(chunk)
+          fresh.chunks.release(other)
+        }
+        const [many, expected] = [fill(copy, 1), fill(fresh, 1)]
+        assert.deepStrictEqual(
+          many.map((fifo) => fifo.index),
+          expected.map((fifo) => fifo.index)
+        )
+
+        // What is left is known, headers included.
+        zeroTouched(segment)
+      },
+      { arbitrary: { runs: 200, size: 60 } }
+    )
+  })
+
+  describe("isLike", () => {
+    const optionsOf = Arbitrary.map(
+      Arbitrary.all({ size: int(5), unit: int(2), fifos: int(3), high: int(2), low: int(2) }),
+      ({ fifos, high, low, size, unit }): FifoSegment.Options => ({
+        size: [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 64 * KIB][size],
+        unitBytes: [undefined, CHUNK, 2 * CHUNK][unit],
+        maxFifos: [undefined, 1, 2, 16][fifos],
+        highWatermark: [undefined, 80, 0][high],
+        lowWatermark: [undefined, 50, 10][low]
+      })
+    )
+
+    it.prop(
+      "says what a new segment would be like",
+      { one: optionsOf, other: optionsOf },
+      ({ one, other }) => {
+        const [segment, expected] = [makeSegment(one), makeSegment(other)]
+        const isSame = Buffer.compare(Buffer.from(segment.words.buffer), Buffer.from(expected.words.buffer)) === 0
+        assert.strictEqual(segment.isLike(other), isSame)
+        assert.isTrue(segment.isLike(one))
+        // Use and scrubbing do not change what it is like.
+        const fifo = allocateFifo(segment, 100)
+        enqueueAt(fifo, 0, 100)
+        assert.strictEqual(segment.isLike(other), isSame)
+        releaseAll(segment, [fifo])
+        segment.scrub()
+        assert.strictEqual(segment.isLike(other), isSame)
+        assert.strictEqual(mapAgain(segment).isLike(other), isSame)
+      },
+      { arbitrary: { runs: 500 } }
+    )
+
+    it("is nothing whose header says something else to those who attach", () => {
+      const options = { size: 64 * KIB, maxFifos: 10 }
+      for (let word = 0; word < 6; word++) {
+        for (const value of [0, 1, -1, 17, 2 ** 30]) {
+          const segment = makeSegment(options)
+          segment.words.store(word, value)
+          assert.isFalse(segment.isLike(options), `${value} in word ${word}`)
+        }
+      }
+    })
   })
 
   it("a FIFO that was freed cannot be resized: its header and its bytes may be another's", () => {

@@ -1,10 +1,28 @@
 import { portableCopy, SharedWords } from "@cut-through/core/memory/SharedWords"
+import * as Fifo from "@cut-through/core/memory/Fifo"
 import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
 import { assert, describe, it } from "@effect/vitest"
 import * as Model from "./fifoModel.ts"
-import { allocateFifo, byteAt, bytesAt, dequeueAt, enqueueAt, releaseAll, WatchedWords } from "./fixtures.ts"
+import {
+  allocateFifo,
+  attachFifo,
+  byteAt,
+  bytesAt,
+  dequeueAt,
+  enqueueAt,
+  firstNonZero,
+  mapAgain,
+  releaseAll,
+  WatchedWords
+} from "./fixtures.ts"
 
 const filled = (buffer: ArrayBufferLike, value: number): Uint8Array => new Uint8Array(buffer).fill(value)
+
+const longProgram: ReadonlyArray<Model.Command> = Array.from({ length: 700 }, (_, i) => {
+  const operations = ["enqueue", "dequeue", "claim", "segments", "enqueueSegments", "drop", "peek"] as const
+  const operation = operations[(i * 5) % operations.length]
+  return { operation, fifo: i % 2, amount: (i * 7919) % 10_000, other: (i * 104_729) % 10_000 }
+})
 
 describe("portableCopy", () => {
   it("copies exactly the range, of any length, from and to any offset", () => {
@@ -77,6 +95,20 @@ describe("SharedWords", () => {
     }
   })
 
+  it("plain reads and writes are of the same words, in 32 bits", () => {
+    for (const Buffer of [ArrayBuffer, SharedArrayBuffer]) {
+      const words = new SharedWords(new Buffer(12))
+      words.init(1, 2 ** 32 - 2)
+      assert.strictEqual(words.load(1), -2)
+      words.store(1, 2 ** 31)
+      assert.strictEqual(words.peek(1), -(2 ** 31))
+      words.init(1, 42)
+      assert.strictEqual(words.exchange(1, 7), 42)
+      assert.strictEqual(words.peek(1), 7)
+      assert.deepStrictEqual([words.peek(0), words.peek(2)], [0, 0], "neighbours")
+    }
+  })
+
   it("words and bytes are the same memory, in every mapping", () => {
     const buffer = new SharedArrayBuffer(16)
     const [one, two] = [new SharedWords(buffer), new SharedWords(buffer)]
@@ -132,6 +164,10 @@ describe("SharedWords", () => {
     const shadow = new SharedWords(new SharedArrayBuffer(buffer.byteLength))
     /** Writes everything twice. What goes past it is in one copy only. */
     class Twice extends SharedWords {
+      override init(word: number, value: number): void {
+        super.init(word, value)
+        shadow.init(word, value)
+      }
       override store(word: number, value: number): void {
         super.store(word, value)
         shadow.store(word, value)
@@ -171,19 +207,89 @@ describe("SharedWords", () => {
     same()
   })
 
+  it("no shared word or byte is read or written past it", () => {
+    const options = { size: 1024, unitBytes: 16, maxFifos: 4 }
+    const buffer = new SharedArrayBuffer(FifoSegment.regionBytes(options))
+    const elsewhere = new SharedWords(new SharedArrayBuffer(buffer.byteLength))
+    /** Has everything somewhere else. What goes past it finds zeros, or leaves something where zeros should be. */
+    class Elsewhere extends SharedWords {
+      override load(word: number): number {
+        return elsewhere.load(word)
+      }
+      override store(word: number, value: number): void {
+        elsewhere.store(word, value)
+      }
+      override peek(word: number): number {
+        return elsewhere.peek(word)
+      }
+      override init(word: number, value: number): void {
+        elsewhere.init(word, value)
+      }
+      override add(word: number, value: number): number {
+        return elsewhere.add(word, value)
+      }
+      override or(word: number, bits: number): number {
+        return elsewhere.or(word, bits)
+      }
+      override and(word: number, bits: number): number {
+        return elsewhere.and(word, bits)
+      }
+      override exchange(word: number, value: number): number {
+        return elsewhere.exchange(word, value)
+      }
+      override copyIn(at: number, source: Uint8Array, start: number, end: number): void {
+        elsewhere.copyIn(at, source, start, end)
+      }
+      override copyOut(target: Uint8Array, at: number, start: number, end: number): void {
+        elsewhere.copyOut(target, at, start, end)
+      }
+      override view(start: number, end: number): Uint8Array {
+        return elsewhere.view(start, end)
+      }
+      override zero(start: number, end: number): void {
+        elsewhere.zero(start, end)
+      }
+    }
+    const words = new Elsewhere(buffer)
+    const segment = FifoSegment.make(words, options)
+    assert.strictEqual(segment.preallocatePairs(1, 10, 10), 1)
+    const other = mapAgain(segment, words)
+    const subjects = [300, 77].map((size) => {
+      const host = allocateFifo(segment, size)
+      return Model.subject(host, attachFifo(other, host.index, Fifo.WRITER), attachFifo(other, host.index, Fifo.READER))
+    })
+    Model.run(segment, subjects, longProgram)
+    assert.isTrue(segment.isLike(options))
+    assert.isTrue(segment.scrub())
+    assert.strictEqual(firstNonZero(buffer), -1)
+    for (const [start, end] of segment.touchedRanges()) words.zero(start, end)
+    assert.strictEqual(firstNonZero(elsewhere.buffer), -1)
+  })
+
+  it("what watches it in tests sees every access, plain ones included", () => {
+    // An accessor that is missing there is one that no interleaving comes before.
+    const accessors = Object.getOwnPropertyNames(SharedWords.prototype)
+    const seen = Object.getOwnPropertyNames(WatchedWords.prototype)
+    assert.deepStrictEqual(
+      accessors.filter((name) => !seen.includes(name)),
+      ["byteLength"]
+    )
+    const words = new WatchedWords(new SharedArrayBuffer(64))
+    const places: Array<number> = []
+    words.onWord = (word) => places.push(word)
+    words.init(3, 7)
+    words.lie = (word, value) => word + value
+    assert.strictEqual(words.peek(3), 10)
+    assert.deepStrictEqual([words.accesses, ...places], [2, 3, 3])
+  })
+
   it("a plain buffer does for one thread", () => {
     const options = { size: 4096, unitBytes: 16, maxFifos: 2 }
     const segment = FifoSegment.make(new WatchedWords(new ArrayBuffer(FifoSegment.regionBytes(options))), options)
-    const program: Array<Model.Command> = []
-    const operations = ["enqueue", "dequeue", "claim", "segments", "enqueueSegments", "drop", "peek"] as const
-    for (let i = 0; i < 700; i++) {
-      const operation = operations[(i * 5) % operations.length]
-      program.push({ operation, fifo: i % 2, amount: (i * 7919) % 10_000, other: (i * 104_729) % 10_000 })
-    }
     Model.run(
       segment,
       [300, 77].map((size) => Model.subject(allocateFifo(segment, size))),
-      program
+      longProgram
     )
   })
 })

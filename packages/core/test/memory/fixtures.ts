@@ -1,4 +1,5 @@
 /** What the tests of the memory floor share: segments, stream bytes, leak checks and memories that watch or lie. */
+import type { ChunkAllocator } from "@cut-through/core/memory/ChunkAllocator"
 import { SharedWords } from "@cut-through/core/memory/SharedWords"
 import type { Fifo } from "@cut-through/core/memory/Fifo"
 import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
@@ -114,6 +115,38 @@ export const skip = (fifo: Fifo, length: number, atOnce: number): void => {
   }
 }
 
+/** Units that are known to be touched. */
+export const touchedUnits = (chunks: ChunkAllocator): Set<number> => {
+  const units = new Set<number>()
+  chunks.visitUsed((from, to) => {
+    for (let unit = from; unit < to; unit++) units.add(unit)
+  })
+  return units
+}
+
+/** The chunks hold nothing but zeros. */
+export const assertNoBytes = (segment: FifoSegment.FifoSegment): void => {
+  const start = dataStart(segment)
+  const at = firstNonZero(segment.words.buffer, start, start + segment.size)
+  if (at >= 0) assert.fail(`byte ${at - start} of the chunks is left behind`)
+}
+
+/** Where the first byte in a range is that is not zero, or -1. */
+export const firstNonZero = (buffer: ArrayBufferLike, start = 0, end = buffer.byteLength): number => {
+  const at = new Uint8Array(buffer, start, end - start).findIndex((byte) => byte !== 0)
+  return at < 0 ? -1 : start + at
+}
+
+/** Zeroes what is known to be touched, inside of the region; nothing else may be left. */
+export const zeroTouched = (segment: FifoSegment.FifoSegment): void => {
+  for (const [start, end] of segment.touchedRanges()) {
+    if (start < 0 || start > end || end > segment.words.byteLength) assert.fail(`touched [${start}, ${end})`)
+    segment.words.zero(start, end)
+  }
+  const left = firstNonZero(segment.words.buffer)
+  if (left >= 0) assert.fail(`byte ${left} of ${segment.words.byteLength} was not known to be touched`)
+}
+
 /** Word offsets in a FIFO's header. Tests know them to break them; the order is part of the shared format. */
 export const Header = {
   generation: 0,
@@ -176,6 +209,17 @@ export class WatchedWords extends SharedWords {
   override store(word: number, value: number): void {
     this.step(word)
     super.store(word, value)
+  }
+
+  // Plain accesses are accesses: another thread can come before one as well as before an atomic one.
+  override peek(word: number): number {
+    this.step(word)
+    return this.lie(word, super.peek(word))
+  }
+
+  override init(word: number, value: number): void {
+    this.step(word)
+    super.init(word, value)
   }
 
   override add(word: number, value: number): number {
