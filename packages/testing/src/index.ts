@@ -4,3 +4,4 @@
  * @since 0.1.0
  */
 export * as Leaks from "./Leaks.ts"
+export * as LockTrace from "./LockTrace.ts"

@@ -1,11 +1,14 @@
 import { Application, Endpoint } from "@cut-through/core"
 import { SharedMemory } from "@cut-through/core/memory/SharedMemory"
 import * as Memory from "@cut-through/core/memory/SharedMemory"
+import * as HandleTable from "@cut-through/core/runtime/HandleTable"
 import * as Lock from "@cut-through/core/runtime/Lock"
 import * as Wake from "@cut-through/core/runtime/Wake"
 import * as SegmentContext from "@cut-through/core/segment/SegmentContext"
 import * as Connections from "@cut-through/core/session/Connections"
+import { Dial, HalfOpen } from "@cut-through/core/session/HalfOpen"
 import * as SessionLayer from "@cut-through/core/session/SessionLayer"
+import * as CutThroughTransport from "@cut-through/core/transport/CutThroughTransport"
 import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
@@ -105,8 +108,13 @@ describe("Leaks", () => {
         Effect.gen(function* () {
           const layer = yield* SessionLayer.SessionLayer
           const app = yield* layer.attach({ name: "app" })
-          const listener = yield* layer.bind(app, endpoint, { backlog: 1 })
-          const [server, manager] = listener.selectWorker()
+          const { listener } = yield* layer.bind(app, endpoint, {
+            backlog: 1,
+            approval: "listener",
+            isProxy: false,
+            workers: app.workers
+          })
+          const [{ manager, worker: server }] = listener.servers
           const leases = yield* layer.segments.acquire({ manager, client: server, server })
           layer.segments.release(leases.client)
         }),
@@ -131,14 +139,11 @@ describe("Leaks", () => {
         Effect.gen(function* () {
           const layer = yield* SessionLayer.SessionLayer
           const app = yield* layer.attach({ name: "app" })
-          const local = Endpoint.withPort(endpoint, 50_000)
-          layer.connections.addHalfOpen({
-            client: app.workers[0],
-            local,
-            remote: endpoint,
-            listener: 1,
-            answer: () => {}
-          })
+          const dial = new Dial(endpoint, 50_000)
+          const answer = () => undefined
+          layer.connections.addHalfOpen(
+            new HalfOpen(app.workers[0], CutThroughTransport.of(layer), dial, HandleTable.NONE, { answer })
+          )
         }),
         Leaks.layerSessions()
       )

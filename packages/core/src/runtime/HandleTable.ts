@@ -10,6 +10,8 @@
 
 const INDEX_BITS = 20
 const INDEX_LIMIT = 2 ** INDEX_BITS
+// `&` takes the low 32 bits of any integer, so it is right for handles far beyond them, and much faster than `%`.
+const INDEX_MASK = INDEX_LIMIT - 1
 
 /**
  * Names a value of one table: index in the low 20 bits, generation above.
@@ -33,7 +35,7 @@ export const NONE: Handle = 0
  * @category conversions
  * @since 0.1.0
  */
-export const indexOf = (handle: Handle): number => handle % INDEX_LIMIT
+export const indexOf = (handle: Handle): number => handle & INDEX_MASK
 
 /**
  * A table of at most 1,048,576 values. Adding, finding and removing cost the
@@ -84,7 +86,7 @@ export class HandleTable<A> {
 
   /** The value under a handle, if it is still there. */
   get(handle: Handle): A | undefined {
-    const index = handle % INDEX_LIMIT
+    const index = handle & INDEX_MASK
     return this.generations[index] * INDEX_LIMIT + index === handle ? this.values[index] : undefined
   }
 
@@ -92,7 +94,7 @@ export class HandleTable<A> {
   remove(handle: Handle): A | undefined {
     const value = this.get(handle)
     if (value === undefined) return undefined
-    const index = handle % INDEX_LIMIT
+    const index = handle & INDEX_MASK
     this.values[index] = undefined
     this.free.push(index)
     this.count--

@@ -1,10 +1,10 @@
 /**
  * A worker runs the calls that others send it, one queue for each worker.
  *
- * What a worker owns (its sessions) is touched only by calls on its queue. A
- * call is a fiber: it starts at once, on the caller's stack, when nothing is in
- * front of it, because a hop through the scheduler costs more than most of the
- * work; the queue takes a scheduler turn only when its budget is spent.
+ * A call is a fiber: it starts at once, on the caller's stack, when nothing is
+ * in front of it, because a hop through the scheduler costs more than most of
+ * the work; the queue takes a scheduler turn only when its budget is spent. What
+ * comes in numbers is handled in bursts, which are calls that wait for nothing.
  *
  * @since 0.1.0
  */
@@ -32,7 +32,25 @@ export interface Worker {
    * fiber, which would have to wait for an answer otherwise.
    */
   readonly after: (task: () => void) => void
-  /** Calls sent and not yet started. */
+  /**
+   * A queue of items that are handled in bursts: one call handles at most
+   * `limit` of them, then other calls have their turn. So a storm of items is
+   * few calls, and yet keeps nobody waiting for long.
+   */
+  readonly batch: <A>(limit: number, handle: (item: A) => void) => Batch<A>
+  /** Calls sent and not yet started, and items added and not yet handled. */
+  readonly pending: () => number
+}
+
+/**
+ * Items for a worker to handle, in the order in which they were added.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Batch<A> {
+  readonly add: (item: A) => void
+  /** Items added and not yet handled. */
   readonly pending: () => number
 }
 
@@ -81,8 +99,9 @@ export const make = (
     let isDraining = false
     let isScheduled = false
     // Not an array: taking the first of a long one would move all the others.
-    const queue = MutableList.make<Effect.Effect<void>>()
+    const queue = MutableList.make<Effect.Effect<void> | (() => void)>()
     const afterwards = MutableList.make<() => void>()
+    const batches: Array<Batch<any>> = []
 
     // Nobody waits for a call, so nobody else would hear of it.
     const reportDefect = (exit: Exit.Exit<void>) => {
@@ -90,11 +109,25 @@ export const make = (
         run(Effect.logError(`A call on worker ${index} failed`, exit.cause))
     }
 
+    /** Runs what waits for nothing, so needs no fiber. Whoever is on the stack has nothing to do with its defects. */
+    const attempt = (task: () => void) => {
+      try {
+        task()
+      } catch (defect) {
+        reportDefect(Exit.die(defect))
+      }
+    }
+
     const drain = () => {
       isDraining = true
       while (queue.length > 0 && budget > 0) {
         budget--
-        const fiber = run(MutableList.take(queue) as Effect.Effect<void>)
+        const call = MutableList.take(queue) as Effect.Effect<void> | (() => void)
+        if (typeof call === "function") {
+          attempt(call)
+          continue
+        }
+        const fiber = run(call)
         if (fiber.pollUnsafe() === undefined) Fiber.runIn(fiber, scope)
         fiber.addObserver(reportDefect)
       }
@@ -103,7 +136,7 @@ export const make = (
         isScheduled = true
         dispatcher.scheduleTask(turn, 0)
       }
-      while (afterwards.length > 0) (MutableList.take(afterwards) as () => void)()
+      while (afterwards.length > 0) attempt(MutableList.take(afterwards) as () => void)
     }
 
     const turn = () => {
@@ -113,16 +146,61 @@ export const make = (
       if (!isDraining) drain()
     }
 
+    const send = (call: Effect.Effect<void> | (() => void)) => {
+      MutableList.append(queue, call)
+      if (!isDraining && !isScheduled) drain()
+    }
+
+    const batch = <A>(limit: number, handle: (item: A) => void): Batch<A> => {
+      const items = MutableList.make<A>()
+      let isSent = false
+      /** One item without a queue, while nothing is in front of it. */
+      const first = (item: A) => {
+        isSent = true
+        isDraining = true
+        budget--
+        try {
+          handle(item)
+        } catch (defect) {
+          reportDefect(Exit.die(defect))
+        }
+        isSent = items.length > 0
+        if (isSent) send(burst)
+        drain()
+      }
+      const burst = () => {
+        const count = Math.min(limit, items.length)
+        // A burst counts for what it does, not for one.
+        budget -= count - 1
+        try {
+          for (let left = count; left > 0; left--) handle(MutableList.take(items) as A)
+        } finally {
+          isSent = items.length > 0
+          if (isSent) send(burst)
+        }
+      }
+      const made: Batch<A> = {
+        add(item) {
+          if (!isSent && !isDraining && !isScheduled && budget > 0 && queue.length === 0) return first(item)
+          MutableList.append(items, item)
+          if (isSent) return
+          isSent = true
+          send(burst)
+        },
+        pending: () => items.length
+      }
+      batches.push(made)
+      return made
+    }
+
     return {
       index,
-      send(call) {
-        MutableList.append(queue, call)
-        if (!isDraining && !isScheduled) drain()
-      },
+      send,
+      batch,
       after(task) {
         if (isDraining) MutableList.append(afterwards, task)
-        else task()
+        else attempt(task)
       },
-      pending: () => queue.length
+      pending: () => batches.reduce((sum, { pending }) => sum + pending(), queue.length)
     }
   })

@@ -123,4 +123,50 @@ describe("HandleTable", () => {
     assert.isUndefined(table.get(handle))
     assert.strictEqual(table.get(again), -7)
   })
+
+  describe("beyond 32 bits", () => {
+    /** The handle of the index's `generation`th value: an index is used again, until it has come that far. */
+    const ofGeneration = (table: HandleTable<string>, generation: number): Handle => {
+      for (let i = 1; i < generation; i++) table.remove(table.add(""))
+      return table.add(`generation ${generation}`)
+    }
+
+    for (const bits of [31, 32, 33, 40]) {
+      it(`handles from 2 ** ${bits} on are as good as any`, () => {
+        const table = new HandleTable<string>()
+        const before = ["index 0", "index 1", "index 2"].map((value) => table.add(value))
+        table.remove(before[1])
+        const generation = 2 ** (bits - 20)
+        const last = ofGeneration(table, generation - 2)
+        assert.isBelow(last, 2 ** bits)
+        table.remove(last)
+        const handle = table.add("here")
+        assert.strictEqual(handle, 2 ** bits + 1)
+        assert.strictEqual(indexOf(handle), 1)
+        assert.strictEqual(table.get(handle), "here")
+        // The same low 32 bits, the same index, and the neighbours.
+        for (const other of [before[1], last, handle - LIMIT, handle + LIMIT, handle % 2 ** 32, handle + 2 ** 32]) {
+          if (other === handle) continue
+          assert.isUndefined(table.get(other), `${other}`)
+          assert.isUndefined(table.remove(other), `${other}`)
+        }
+        assert.deepStrictEqual([...table], ["index 0", "here", "index 2"])
+        assert.strictEqual(table.remove(handle), "here")
+        assert.isUndefined(table.get(handle))
+        const next = table.add("next")
+        assert.strictEqual(next, handle + LIMIT)
+        assert.strictEqual(table.get(next), "next")
+        assert.isUndefined(table.get(handle))
+        assert.deepStrictEqual([table.get(before[0]), table.get(before[2])], ["index 0", "index 2"])
+      })
+    }
+
+    it("indexes are the low 20 bits of handles of any size", () => {
+      for (const index of [0, 1, 7, 2 ** 19, LIMIT - 1]) {
+        for (const generation of [1, 2 ** 11, 2 ** 12, 2 ** 12 + 1, 2 ** 20 + 3, 2 ** 32, 2 ** 33 - 1]) {
+          assert.strictEqual(indexOf(generation * LIMIT + index), index)
+        }
+      }
+    })
+  })
 })
