@@ -10,31 +10,24 @@
  * its context (and an emptied context from the table) in the same step, and
  * close the segment's scope. There is no other path to deletion.
  *
+ * A segment that *lingers* is one on which the context itself holds a lease for
+ * each side, until the segment has been without connections for a while.
+ *
  * @since 0.1.0
  */
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
-import * as Scope from "effect/Scope"
 import type { Fifo } from "../memory/Fifo.ts"
-import * as FifoSegment from "../memory/FifoSegment.ts"
-import { SharedMemory } from "../memory/SharedMemory.ts"
+import type * as FifoSegment from "../memory/FifoSegment.ts"
+import { type Region, SharedMemory } from "../memory/SharedMemory.ts"
 import { Lock } from "../runtime/Lock.ts"
 import * as SessionError from "../SessionError.ts"
 import * as SegmentManager from "./SegmentManager.ts"
-
-/**
- * A worker of an application that maps segments. It is told about each segment
- * once when it comes and once when it goes, in the step that adds or removes it,
- * so it takes note and returns.
- *
- * @category models
- * @since 0.1.0
- */
-export interface SegmentUser {
-  readonly segmentAdded: (segment: SegmentManager.Segment) => void
-  readonly segmentDeleted: (segment: SegmentManager.Segment) => void
-}
 
 /**
  * The two sides of a connection.
@@ -77,26 +70,32 @@ export interface Leases {
  */
 export interface Request {
   readonly manager: SegmentManager.SegmentManager
-  readonly client: SegmentUser
-  readonly server: SegmentUser
+  readonly client: SegmentManager.SegmentUser
+  readonly server: SegmentManager.SegmentUser
 }
 
 /**
- * One shared segment, for listings.
+ * One shared segment, for listings. Sessions are counted without the leases of
+ * a segment that lingers.
  *
  * @category models
  * @since 0.1.0
  */
 export interface SegmentStats {
   readonly listener: string
+  readonly segment: number
+  readonly client: string
+  readonly server: string
   readonly size: number
   readonly availableBytes: number
+  readonly committedBytes: number
   readonly activeFifos: number
   readonly pressure: FifoSegment.Pressure
   readonly clientSessions: number
   readonly serverSessions: number
   readonly clientDetached: boolean
   readonly serverDetached: boolean
+  readonly lingers: boolean
 }
 
 /**
@@ -122,19 +121,27 @@ export class SegmentContext extends Context.Service<
   SegmentContext,
   {
     /**
-     * Leases for both sides of a new connection. Fails with `AllocFailed`, and
-     * holds nothing then. To be called where nothing interrupts: leases that
-     * were taken and never arrive are never released.
+     * Leases for both sides of a new connection, in a segment that both users
+     * have been told of. Fails with `AllocFailed`, and holds nothing then. To be
+     * called where nothing interrupts: leases that were taken and never arrive
+     * are never released.
      */
     readonly acquire: (request: Request) => Effect.Effect<Leases, SessionError.SessionError>
+    /** The same at once, or nothing when it takes time: then `acquire` waits. */
+    readonly tryAcquire: (request: Request) => Leases | SessionError.SessionError | undefined
     /** Releases a lease. Releasing it again does nothing. */
     readonly release: (lease: Lease) => void
+    /** Says that a listener has gone: its segments do not linger. */
+    readonly closeManager: (manager: SegmentManager.SegmentManager) => void
+    /** Says that a user has gone: its segments do not linger, now or later. */
+    readonly removeUser: (user: SegmentManager.SegmentUser) => void
     readonly stats: () => Stats
   }
 >()("@cut-through/core/segment/SegmentContext") {}
 
 interface SideState {
-  sessions: number
+  /** Leases of this side, the one that makes the segment linger among them. */
+  leases: number
   isDetached: boolean
 }
 
@@ -145,27 +152,49 @@ interface Entry {
   readonly server: SideState
   /** Bytes that the FIFOs in the segment may come to use. */
   committed: number
+  /** Whether a pair may fit: then it is among the open ones of its context. */
+  isOpen: boolean
+  /** 1 while the context holds a lease for each side, else 0. */
+  lingering: 0 | 1
+  /** When the last connection has gone. */
+  drainedAt: number
+  timer: Fiber.Fiber<void> | undefined
 }
 
 /** All segments of one (listener's manager, client worker, server worker). */
 interface SegmentsOfTriple {
-  readonly manager: SegmentManager.SegmentManager
-  readonly client: SegmentUser
-  readonly server: SegmentUser
+  readonly request: Request
+  readonly pairBytes: number
   readonly entries: Array<Entry>
+  /** Those with room for a pair, so that finding one costs the same however many are full. */
+  readonly open: Array<Entry>
 }
 
-interface OwnedLease extends Lease {
+class OwnedLease implements Lease {
+  isReleased = false
+  readonly side: Side
+  readonly segment: SegmentManager.Segment
   readonly entry: Entry
   readonly rx: Fifo
   readonly tx: Fifo
-  /** What the pair counts for in `committed`. */
-  readonly bytes: number
-  isReleased: boolean
+
+  constructor(side: Side, entry: Entry, rx: Fifo, tx: Fifo) {
+    this.side = side
+    this.segment = entry.segment
+    this.entry = entry
+    this.rx = rx
+    this.tx = tx
+  }
+}
+
+/** Takes a value out of an array, at no cost when it is the last. */
+const drop = <A>(values: Array<A>, value: A): void => {
+  if (values[values.length - 1] === value) values.pop()
+  else values.splice(values.indexOf(value), 1)
 }
 
 /**
- * The service over shared memory and locks.
+ * The service over shared memory, locks and the clock.
  *
  * @category constructors
  * @since 0.1.0
@@ -173,175 +202,318 @@ interface OwnedLease extends Lease {
 export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory | Lock> = Effect.gen(function* () {
   const memory = yield* SharedMemory
   const lock = (yield* Lock).make("segment contexts")
+  const clock = yield* Clock.Clock
   const fork = Effect.runForkWith(yield* Effect.context<never>())
-  // By identity: numbers packed into a key would collide one day.
-  const managers = new Map<SegmentManager.SegmentManager, Map<SegmentUser, Map<SegmentUser, SegmentsOfTriple>>>()
+  const contexts: Array<SegmentsOfTriple> = []
+  // By identity: numbers packed into a key would collide one day. Weak, so that an emptied list can stay for as long as
+  // the manager and the client do: contexts come and go too often to make it anew.
+  const tables = new WeakMap<
+    SegmentManager.SegmentManager,
+    WeakMap<SegmentManager.SegmentUser, Array<SegmentsOfTriple>>
+  >()
+  const removedUsers = new WeakSet<SegmentManager.SegmentUser>()
   let leaseCount = 0
 
-  const lookup = ({ client, manager, server }: Request) => managers.get(manager)?.get(client)?.get(server)
+  const lookup = ({ client, manager, server }: Request): SegmentsOfTriple | undefined => {
+    const found = tables.get(manager)?.get(client)
+    if (found === undefined) return undefined
+    // A manager is one server's: there is one, or none.
+    for (const context of found) if (context.request.server === server) return context
+    return undefined
+  }
 
   const insert = (request: Request): SegmentsOfTriple => {
     const found = lookup(request)
     if (found !== undefined) return found
-    const { client, manager, server } = request
-    const context: SegmentsOfTriple = { manager, client, server, entries: [] }
-    const clients = managers.get(manager) ?? new Map<SegmentUser, Map<SegmentUser, SegmentsOfTriple>>()
-    const servers = clients.get(client) ?? new Map<SegmentUser, SegmentsOfTriple>()
-    managers.set(manager, clients.set(client, servers.set(server, context)))
+    const { client, manager } = request
+    const context: SegmentsOfTriple = {
+      request,
+      pairBytes: manager.pairBytes,
+      entries: [],
+      open: []
+    }
+    let clients = tables.get(manager)
+    if (clients === undefined) tables.set(manager, (clients = new WeakMap()))
+    const sharing = clients.get(client)
+    if (sharing === undefined) clients.set(client, [context])
+    else sharing.push(context)
+    contexts.push(context)
     return context
   }
 
   const remove = (entry: Entry) => {
-    const { client, entries, manager, server } = entry.context
-    entries.splice(entries.indexOf(entry), 1)
+    const { entries, request } = entry.context
+    drop(entries, entry)
+    close(entry)
+    entry.timer?.interruptUnsafe()
     if (entries.length > 0) return
-    const clients = managers.get(manager)!
-    const servers = clients.get(client)!
-    servers.delete(server)
-    if (servers.size === 0) clients.delete(client)
-    if (clients.size === 0) managers.delete(manager)
+    drop(tables.get(request.manager)!.get(request.client)!, entry.context)
+    drop(contexts, entry.context)
+  }
+
+  const close = (entry: Entry) => {
+    if (!entry.isOpen) return
+    entry.isOpen = false
+    drop(entry.context.open, entry)
+  }
+
+  /** Keeps the open ones open and the others not. */
+  const sortIn = (entry: Entry) => {
+    const hasRoom =
+      !entry.client.isDetached &&
+      !entry.server.isDetached &&
+      // Not what the segment has in whole pages: its FIFOs are as many as fit in what was asked for.
+      entry.segment.manager.properties.segmentSize - entry.committed >= entry.context.pairBytes
+    if (!hasRoom) close(entry)
+    else if (!entry.isOpen) {
+      entry.isOpen = true
+      entry.context.open.push(entry)
+    }
   }
 
   /** Worst fit: the emptiest segment that both sides still use, else the next one, until a pair fits. */
   const take = (request: Request): Leases | undefined => {
-    const entries = lookup(request)?.entries
-    if (entries === undefined) return undefined
+    const context = lookup(request)
+    if (context === undefined) return undefined
     const { rxFifoSize, txFifoSize } = request.manager.properties
-    const bytes = FifoSegment.pairBytes(rxFifoSize, txFifoSize)
     let tried: Set<Entry> | undefined
     while (true) {
       let best: Entry | undefined
-      let most = bytes - 1
-      for (const entry of entries) {
+      let most = -1
+      for (const entry of context.open) {
         const left = entry.segment.fifos.size - entry.committed
-        if (left > most && !entry.client.isDetached && !entry.server.isDetached && tried?.has(entry) !== true) {
+        if (left > most && tried?.has(entry) !== true) {
           best = entry
           most = left
         }
       }
       if (best === undefined) return undefined
       const pair = best.segment.fifos.allocatePair(rxFifoSize, txFifoSize)
-      if (pair !== undefined) return leasesOf(best, pair[0], pair[1], bytes)
+      if (pair !== undefined) return leasesOf(best, pair[0], pair[1])
       tried = (tried ?? new Set()).add(best)
     }
   }
 
-  const leasesOf = (entry: Entry, rx: Fifo, tx: Fifo, bytes: number): Leases => {
+  const leasesOf = (entry: Entry, rx: Fifo, tx: Fifo): Leases => {
     rx.references = 2
     tx.references = 2
-    entry.committed += bytes
-    entry.client.sessions++
-    entry.server.sessions++
+    entry.committed += entry.context.pairBytes
+    entry.client.leases++
+    entry.server.leases++
     leaseCount += 2
-    const { segment } = entry
-    const client: OwnedLease = { side: "client", segment, entry, rx, tx, bytes, isReleased: false }
-    const server: OwnedLease = { side: "server", segment, entry, rx, tx, bytes, isReleased: false }
-    return { rx, tx, client, server }
+    sortIn(entry)
+    return { rx, tx, client: new OwnedLease("client", entry, rx, tx), server: new OwnedLease("server", entry, rx, tx) }
   }
 
   const release = (lease: Lease): void => {
     const owned = lease as OwnedLease
     if (owned.isReleased) return
     owned.isReleased = true
-    leaseCount--
-    const { entry, segment } = owned
-    segment.fifos.releaseFifo(owned.rx)
-    if (segment.fifos.releaseFifo(owned.tx)) entry.committed -= owned.bytes
-    const side = entry[owned.side]
-    side.sessions--
-    if (side.sessions > 0) return
-    side.isDetached = true
-    if (!entry.client.isDetached || !entry.server.isDetached) return
-    remove(entry)
-    fork(SegmentManager.deleteSegment(segment))
+    const { entry } = owned
+    const { fifos } = owned.segment
+    fifos.releaseFifo(owned.rx)
+    if (fifos.releaseFifo(owned.tx)) {
+      entry.committed -= entry.context.pairBytes
+      sortIn(entry)
+    }
+    leave(entry, entry[owned.side])
+    if (entry.lingering === 1 && entry.client.leases === 1 && entry.server.leases === 1) drained(entry)
   }
 
+  /** One lease of a side less. The only place where a flag is set, and where a segment is deleted. */
+  const leave = (entry: Entry, side: SideState): void => {
+    leaseCount--
+    side.leases--
+    if (side.leases > 0) return
+    side.isDetached = true
+    close(entry)
+    if (!entry.client.isDetached || !entry.server.isDetached) return
+    remove(entry)
+    deleteSegment(entry.segment)
+  }
+
+  const deleteSegment = (segment: SegmentManager.Segment): void => {
+    const rest = SegmentManager.deleteSegment(segment)
+    if (rest !== Exit.void) fork(rest)
+  }
+
+  const lingerTime = (manager: SegmentManager.SegmentManager): number =>
+    manager.properties.linger === undefined ? 0 : Duration.toMillis(manager.properties.linger)
+
+  const drained = (entry: Entry): void => {
+    entry.drainedAt = clock.currentTimeMillisUnsafe()
+    // One timer for a segment, however often it is drained and used again: it looks when it goes off.
+    entry.timer ??= fork(lingerOut(entry))
+  }
+
+  const lingerOut = (entry: Entry): Effect.Effect<void> =>
+    Effect.gen(function* () {
+      const time = lingerTime(entry.segment.manager)
+      while (entry.client.leases + entry.server.leases === 2) {
+        const left = entry.drainedAt + time - clock.currentTimeMillisUnsafe()
+        if (left <= 0) break
+        yield* Effect.sleep(left)
+      }
+      entry.timer = undefined
+      if (entry.client.leases + entry.server.leases === 2) stopLingering(entry)
+    })
+
+  const stopLingering = (entry: Entry): void => {
+    if (entry.lingering === 0) return
+    entry.lingering = 0
+    leave(entry, entry.client)
+    leave(entry, entry.server)
+  }
+
+  const stopLingeringOf = (isTheirs: (request: Request) => boolean): void => {
+    // Copied: contexts, and entries of contexts, leave on the way.
+    for (const context of Array.from(contexts)) {
+      if (isTheirs(context.request)) for (const entry of context.entries.slice()) stopLingering(entry)
+    }
+  }
+
+  const addSegment = (request: Request, region: Region): Leases | undefined => {
+    const segment = SegmentManager.addSegment(request.manager, memory, region)
+    // In this one, though another may have been drained while memory was waited for: one without leases nobody deletes.
+    const { rxFifoSize, txFifoSize } = request.manager.properties
+    const pair = segment.fifos.allocatePair(rxFifoSize, txFifoSize)
+    if (pair === undefined) {
+      // A segment that cannot hold one pair is of no use to anybody.
+      deleteSegment(segment)
+      return undefined
+    }
+    const context = insert(request)
+    const isGone = request.manager.isClosed || removedUsers.has(request.client) || removedUsers.has(request.server)
+    const lingering = !isGone && lingerTime(request.manager) > 0 ? 1 : 0
+    leaseCount += 2 * lingering
+    const entry: Entry = {
+      segment,
+      context,
+      client: { leases: lingering, isDetached: false },
+      server: { leases: lingering, isDetached: false },
+      committed: 0,
+      isOpen: false,
+      lingering,
+      drainedAt: 0,
+      timer: undefined
+    }
+    context.entries.push(entry)
+    return leasesOf(entry, pair[0], pair[1])
+  }
+
+  const tell = (user: SegmentManager.SegmentUser, segment: SegmentManager.Segment): void => {
+    if (segment.users.includes(user)) return
+    // It counts as told from here on: on the spot it may ask for leases, and is not told again.
+    segment.users.push(user)
+    try {
+      user.segmentAdded(segment)
+    } catch (cause) {
+      drop(segment.users, user)
+      throw cause
+    }
+  }
+
+  /** Tells whoever has not been told of the segment yet: before the leases are in anybody's hands. */
+  const announce = (request: Request, leases: Leases): Leases | SessionError.SessionError => {
+    const { segment } = leases.client
+    if (segment.users.includes(request.server) && segment.users.includes(request.client)) return leases
+    try {
+      tell(request.server, segment)
+      tell(request.client, segment)
+      return leases
+    } catch (cause) {
+      release(leases.client)
+      release(leases.server)
+      return SessionError.make(
+        new SessionError.AllocFailed({
+          what: "a connection whose segment an application could not map",
+          bytes: request.manager.pairBytes,
+          cause
+        })
+      )
+    }
+  }
+
+  const noRoom = (request: Request): SessionError.SessionError =>
+    SessionError.make(new SessionError.AllocFailed({ what: "a pair of FIFOs", bytes: request.manager.pairBytes }))
+
+  /** Finds or makes, as the writer of the lock: in between nobody else makes one. */
   const grow = (request: Request) =>
     lock.withWrite(
       Effect.suspend(() => {
         // Whoever held the lock before may have made the segment this one waited for.
         const leases = take(request)
         if (leases !== undefined) return Effect.succeed(leases)
-        return Effect.uninterruptible(addSegment(request))
+        return Effect.uninterruptible(
+          Effect.flatMap(memory.allocate(request.manager.regionBytes), (region) => {
+            const leases = addSegment(request, region)
+            return leases === undefined ? Effect.fail(noRoom(request)) : Effect.succeed(leases)
+          })
+        )
       })
     )
 
-  const addSegment = (request: Request) =>
-    Effect.flatMap(
-      Effect.provideService(SegmentManager.addSegment(request.manager), SharedMemory, memory),
-      (segment) => {
-        const context = insert(request)
-        context.entries.push({
-          segment,
-          context,
-          client: { sessions: 0, isDetached: false },
-          server: { sessions: 0, isDetached: false },
-          committed: 0
-        })
-        const leases = take(request)
-        if (leases === undefined) {
-          // A segment that cannot hold one pair is of no use to anybody.
-          remove(context.entries.at(-1)!)
-          return Effect.andThen(
-            SegmentManager.deleteSegment(segment),
-            Effect.fail(
-              SessionError.make(
-                new SessionError.AllocFailed({ what: "a pair of FIFOs", bytes: request.manager.properties.rxFifoSize })
-              )
-            )
-          )
-        }
-        // An application that connects to itself is told once.
-        const users = new Set([request.server, request.client])
-        for (const user of users) user.segmentAdded(segment)
-        return Effect.as(
-          Scope.addFinalizer(
-            segment.scope,
-            Effect.sync(() => {
-              for (const user of users) user.segmentDeleted(segment)
-            })
-          ),
-          leases
-        )
-      }
-    )
+  const growNow = (request: Request): Leases | SessionError.SessionError | undefined =>
+    lock.tryWrite(() => {
+      const region = memory.tryAllocate(request.manager.regionBytes)
+      return region === undefined ? undefined : (addSegment(request, region) ?? noRoom(request))
+    })
+
+  const tryAcquire = (request: Request): Leases | SessionError.SessionError | undefined => {
+    const leases = take(request) ?? growNow(request)
+    return leases === undefined || leases instanceof SessionError.SessionError ? leases : announce(request, leases)
+  }
 
   const stats = (): Stats => {
     const segments: Array<SegmentStats> = []
-    let contexts = 0
     let fifoBytes = 0
-    for (const clients of managers.values()) {
-      for (const servers of clients.values()) {
-        for (const context of servers.values()) {
-          contexts++
-          for (const { client, segment, server } of context.entries) {
-            const { activeFifos, availableBytes, pressure, size } = segment.fifos
-            fifoBytes += size - availableBytes
-            segments.push({
-              listener: context.manager.name,
-              size,
-              availableBytes,
-              activeFifos,
-              pressure,
-              clientSessions: client.sessions,
-              serverSessions: server.sessions,
-              clientDetached: client.isDetached,
-              serverDetached: server.isDetached
-            })
-          }
-        }
+    for (const context of contexts) {
+      for (const { client, committed, lingering, segment, server } of context.entries) {
+        const { activeFifos, availableBytes, pressure, size } = segment.fifos
+        fifoBytes += size - availableBytes
+        segments.push({
+          listener: context.request.manager.name,
+          segment: segment.handle,
+          client: context.request.client.name,
+          server: context.request.server.name,
+          size,
+          availableBytes,
+          committedBytes: committed,
+          activeFifos,
+          pressure,
+          clientSessions: client.leases - lingering,
+          serverSessions: server.leases - lingering,
+          clientDetached: client.isDetached,
+          serverDetached: server.isDetached,
+          lingers: lingering === 1
+        })
       }
     }
-    return { contexts, leases: leaseCount, fifoBytes, segments }
+    return { contexts: contexts.length, leases: leaseCount, fifoBytes, segments }
   }
 
   return SegmentContext.of({
     acquire: (request) =>
       Effect.suspend(() => {
-        const leases = take(request)
-        return leases === undefined ? grow(request) : Effect.succeed(leases)
+        const now = tryAcquire(request)
+        if (now instanceof SessionError.SessionError) return Effect.fail(now)
+        if (now !== undefined) return Effect.succeed(now)
+        return Effect.flatMap(grow(request), (leases) => {
+          // Told when the lock is free again: who is told may want what the lock guards.
+          const told = announce(request, leases)
+          return told instanceof SessionError.SessionError ? Effect.fail(told) : Effect.succeed(told)
+        })
       }),
+    tryAcquire,
     release,
+    closeManager(manager) {
+      manager.isClosed = true
+      stopLingeringOf((request) => request.manager === manager)
+    },
+    removeUser(user) {
+      removedUsers.add(user)
+      stopLingeringOf((request) => request.client === user || request.server === user)
+    },
     stats
   })
 })

@@ -4,12 +4,14 @@
  *
  * @since 0.1.0
  */
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as FifoSegment from "../memory/FifoSegment.ts"
 import { MAX_FIFO_BYTES } from "../memory/Fifo.ts"
-import { type Region, SharedMemory } from "../memory/SharedMemory.ts"
+import type { Region, SharedMemory } from "../memory/SharedMemory.ts"
+import * as Finalizer from "../runtime/Finalizer.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
 import * as SessionError from "../SessionError.ts"
 
@@ -26,11 +28,33 @@ export interface Properties {
   readonly rxFifoSize: number
   /** Most bytes on their way to the client in one connection. */
   readonly txFifoSize: number
+  /** How long a segment is kept when its last connection has gone. Default: not at all. */
+  readonly linger?: Duration.Duration | undefined
 }
 
 /**
- * A segment and the scope it lives in: closing the scope deletes the segment
- * and gives its region back. Nothing else does.
+ * A worker of an application that maps segments. Each segment is announced to
+ * it once, before anything refers to it, and taken away once.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface SegmentUser {
+  /** What listings call it. */
+  readonly name: string
+  /** Maps a segment. Throws when it cannot: then no connection of this user is made in it. */
+  readonly segmentAdded: (segment: Segment) => void
+  /**
+   * Unmaps a segment. `acknowledge` is to be called once, when nobody can touch
+   * it any more: its memory serves nobody else before.
+   */
+  readonly segmentDeleted: (segment: Segment, acknowledge: () => void) => void
+}
+
+/**
+ * A segment and the scope it lives in: closing the scope deletes the segment,
+ * tells its users, and gives its region back once they have all acknowledged
+ * that. Nothing else does.
  *
  * @category models
  * @since 0.1.0
@@ -40,6 +64,8 @@ export interface Segment {
   readonly manager: SegmentManager
   readonly region: Region
   readonly fifos: FifoSegment.FifoSegment
+  /** Who has been told of it. */
+  readonly users: Array<SegmentUser>
   readonly scope: Scope.Closeable
 }
 
@@ -53,7 +79,15 @@ export interface SegmentManager {
   /** What its listener is called, for listings. */
   readonly name: string
   readonly properties: Properties
+  /** How its segments are divided. */
+  readonly options: FifoSegment.Options
+  /** Bytes of memory that a segment of it needs. */
+  readonly regionBytes: number
+  /** Bytes that are set aside for the FIFOs of one connection. */
+  readonly pairBytes: number
   readonly segments: HandleTable.HandleTable<Segment>
+  /** Whether its listener has gone: then its segments do not linger. */
+  isClosed: boolean
 }
 
 /**
@@ -90,7 +124,16 @@ export const make = (
   if (!Number.isInteger(properties.segmentSize) || properties.segmentSize < pairBytes) {
     return invalid("segmentSize", properties.segmentSize, `at least ${pairBytes} bytes, to hold one pair of FIFOs`)
   }
-  return Effect.succeed({ name, properties, segments: new HandleTable.HandleTable<Segment>() })
+  const options = segmentOptions(properties)
+  return Effect.succeed({
+    name,
+    properties,
+    options,
+    regionBytes: FifoSegment.regionBytes(options),
+    pairBytes,
+    segments: new HandleTable.HandleTable<Segment>(),
+    isClosed: false
+  })
 }
 
 const invalid = (what: string, value: number, expected: string) =>
@@ -109,31 +152,67 @@ export const segmentOptions = (properties: Properties): FifoSegment.Options => (
 })
 
 /**
- * Adds an empty segment. It is in the manager until its scope closes.
+ * Adds an empty segment in a region of `regionBytes`. It is in the manager until
+ * its scope closes.
  *
  * @category operations
  * @since 0.1.0
  */
-export const addSegment = (manager: SegmentManager): Effect.Effect<Segment, SessionError.SessionError, SharedMemory> =>
-  Effect.flatMap(SharedMemory, (memory) => {
-    const options = segmentOptions(manager.properties)
-    return Effect.flatMap(memory.allocate(FifoSegment.regionBytes(options)), (region) => {
-      const fifos = FifoSegment.make(region.words, options)
-      const scope = Scope.makeUnsafe()
-      const segment: Segment = { handle: HandleTable.NONE, manager, region, fifos, scope }
-      segment.handle = manager.segments.add(segment)
-      const remove = Effect.suspend(() => {
-        manager.segments.remove(segment.handle)
-        return memory.release(region, fifos.touchedRanges())
-      })
-      return Effect.as(Scope.addFinalizer(scope, remove), segment)
-    })
+export const addSegment = (manager: SegmentManager, memory: SharedMemory["Service"], region: Region): Segment => {
+  const fifos = fifosIn(region, manager.options)
+  const segment: Segment = {
+    handle: HandleTable.NONE,
+    manager,
+    region,
+    fifos,
+    users: [],
+    scope: Scope.makeUnsafe()
+  }
+  segment.handle = manager.segments.add(segment)
+  Finalizer.add(segment.scope, segment, () => {
+    remove(segment, memory)
+    return Exit.void
   })
+  return segment
+}
+
+/** What the region's last owner has left, if it fits: dividing one anew costs more than most segments live for. */
+const fifosIn = (region: Region, options: FifoSegment.Options): FifoSegment.FifoSegment => {
+  const { blank } = region
+  region.blank = undefined
+  if (blank instanceof FifoSegment.FifoSegment && blank.isLike(options)) return blank
+  for (const [start, end] of blank?.touchedRanges() ?? []) region.words.zero(start, end)
+  return FifoSegment.make(region.words, options)
+}
+
+const remove = (segment: Segment, memory: SharedMemory["Service"]): void => {
+  segment.manager.segments.remove(segment.handle)
+  // One more than the users, until all of them are told.
+  let waiting = segment.users.length + 1
+  for (const user of segment.users) {
+    let isAcknowledged = false
+    user.segmentDeleted(segment, () => {
+      if (isAcknowledged) return
+      isAcknowledged = true
+      // The last one to acknowledge may do so long after the scope has closed.
+      if (--waiting === 0) release(segment, memory)
+    })
+  }
+  if (--waiting === 0) release(segment, memory)
+}
+
+const release = ({ fifos, region }: Segment, memory: SharedMemory["Service"]): void => {
+  const isBlank = fifos.scrub()
+  if (isBlank) region.blank = fifos
+  memory.release(region, isBlank ? [] : fifos.touchedRanges())
+}
 
 /**
- * Deletes a segment: closes its scope.
+ * Deletes a segment: closes its scope, now. Returns what there is to wait for,
+ * if anything.
  *
  * @category operations
  * @since 0.1.0
  */
-export const deleteSegment = (segment: Segment): Effect.Effect<void> => Scope.close(segment.scope, Exit.void)
+export const deleteSegment = (segment: Segment): Effect.Effect<void> =>
+  Scope.closeUnsafe(segment.scope, Exit.void) ?? Exit.void
