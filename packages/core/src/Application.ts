@@ -3,19 +3,28 @@
  *
  * @since 0.1.0
  */
+import * as Config from "effect/Config"
 import * as Context from "effect/Context"
-import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
+import type * as Stream from "effect/Stream"
 import * as Connection from "./Connection.ts"
 import * as Endpoint from "./Endpoint.ts"
 import * as Listener from "./Listener.ts"
+import * as Trace from "./runtime/Trace.ts"
 import type { Waiter } from "./runtime/Wake.ts"
-import type { Session } from "./session/Session.ts"
-import type { App, AttachOptions } from "./session/SessionLayer.ts"
+import type { App } from "./session/App.ts"
+import type { AppEvent } from "./session/AppEvent.ts"
+import type { Approval } from "./session/AppListener.ts"
+import type { AppWorker } from "./session/AppWorker.ts"
+import type { Request } from "./session/HalfOpen.ts"
+import { close, type Session } from "./session/Session.ts"
+import * as SessionConfig from "./session/SessionConfig.ts"
+import type { AttachOptions, Binding } from "./session/SessionLayer.ts"
 import { SessionLayer } from "./session/SessionLayer.ts"
+import type { Transport } from "./session/Transport.ts"
 import * as SessionError from "./SessionError.ts"
 import * as CutThroughTransport from "./transport/CutThroughTransport.ts"
 
@@ -28,6 +37,39 @@ import * as CutThroughTransport from "./transport/CutThroughTransport.ts"
 export interface ListenOptions {
   /** Most connections that wait to be accepted; further ones are refused. Default 511, as in Node. */
   readonly backlog?: number | undefined
+  /**
+   * Who says yes to a connection. The `"listener"` does as soon as there is room
+   * in its backlog, as TCP does (the default). The `"application"` does by
+   * accepting: until then the client's `connect` waits, and it can be refused.
+   */
+  readonly approval?: Approval | undefined
+  /**
+   * Takes every connect of its family that no other listener takes, except those
+   * of its own application: `connection.info.local` is what was dialled. Listen
+   * on `0.0.0.0:0`, or `[::]:0` for IPv6. Default false.
+   */
+  readonly proxy?: boolean | undefined
+}
+
+/**
+ * A worker of an application, which listens and connects on its own. Where
+ * several of them listen on one endpoint, they serve its connections in turn.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ApplicationWorker {
+  /** The application's name and the worker's number. */
+  readonly name: string
+  /** Listens on an endpoint until the scope closes. */
+  readonly listen: (
+    endpoint: Endpoint.Endpoint,
+    options?: ListenOptions
+  ) => Effect.Effect<Listener.Listener, SessionError.SessionError, Scope.Scope>
+  /** Connects to an endpoint; the connection lives in the scope. */
+  readonly connect: (
+    endpoint: Endpoint.Endpoint
+  ) => Effect.Effect<Connection.Connection, SessionError.SessionError, Scope.Scope>
 }
 
 /**
@@ -60,7 +102,15 @@ export class Application extends Context.Service<
   Application,
   {
     readonly name: string
-    /** Listens on an endpoint until the scope closes. */
+    /** Its workers, each of which can listen and connect on its own. */
+    readonly workers: ReadonlyArray<ApplicationWorker>
+    /**
+     * What the application is told from when the stream starts, until it
+     * detaches. A subscriber that does not keep up makes the application refuse
+     * new connections (`maxPending`); nothing is dropped.
+     */
+    readonly events: Stream.Stream<AppEvent>
+    /** Listens on an endpoint until the scope closes; its workers serve the connections in turn. */
     readonly listen: (
       endpoint: Endpoint.Endpoint,
       options?: ListenOptions
@@ -84,56 +134,126 @@ export const make = (
 ): Effect.Effect<Application["Service"], SessionError.SessionError, SessionLayer | Scope.Scope> =>
   Effect.gen(function* () {
     const layer = yield* SessionLayer
+    CutThroughTransport.of(layer)
     const app = yield* Effect.acquireRelease(layer.attach(options), (app) => detach(layer, app))
+    const workers = app.workers.map((worker) => faceOf(layer, worker, [worker]))
     return Application.of({
+      ...faceOf(layer, app.workers[0], app.workers),
       name: app.name,
-      listen: (endpoint, options) =>
-        Effect.uninterruptible(
-          Effect.flatMap(layer.bind(app, endpoint, { backlog: options?.backlog ?? 511 }), (listener) =>
-            Listener.fromAppListener(layer, app, listener)
-          )
-        ),
-      connect: (endpoint) => connectFrom(layer, app, endpoint)
+      workers,
+      events: app.events.stream
     })
   })
 
+const faceOf = (
+  layer: SessionLayer["Service"],
+  client: AppWorker,
+  servers: ReadonlyArray<AppWorker>
+): ApplicationWorker => ({
+  name: client.name,
+  listen: (endpoint, options) => {
+    const listening = Effect.uninterruptible(
+      Effect.flatMap(
+        layer.bind(client.app, endpoint, {
+          backlog: options?.backlog ?? 511,
+          approval: options?.approval ?? "listener",
+          isProxy: options?.proxy ?? false,
+          workers: servers
+        }),
+        (binding) => Listener.fromBinding(layer, binding)
+      )
+    )
+    return Effect.withFiber((fiber) =>
+      Trace.isWatched(fiber)
+        ? Effect.withSpan(listening, "cut-through.listen", { attributes: attributesOf(endpoint) })
+        : listening
+    )
+  },
+  connect: (endpoint) =>
+    Trace.callback(
+      "cut-through.connect",
+      () => attributesOf(endpoint),
+      (resume, fiber) =>
+        connectFrom(
+          layer,
+          client,
+          endpoint,
+          Context.getUnsafe(fiber.context as Context.Context<Scope.Scope>, Scope.Scope),
+          resume
+        )
+    )
+})
+
+const attributesOf = (endpoint: Endpoint.Endpoint) => ({ "cut-through.endpoint": Endpoint.format(endpoint) })
+
+type Connected = Exit.Exit<Connection.Connection, SessionError.SessionError>
+
+/** A fiber that wants the answer to its connect: most come before it waits for them. */
+class PendingConnect implements Request, Waiter {
+  connected: Connected | undefined = undefined
+  isWaiting = false
+  isAbandoned = false
+  private readonly layer: SessionLayer["Service"]
+  private readonly scope: Scope.Scope
+  private readonly resumeWith: (connected: Connected) => void
+
+  constructor(layer: SessionLayer["Service"], scope: Scope.Scope, resume: (connected: Connected) => void) {
+    this.layer = layer
+    this.scope = scope
+    this.resumeWith = resume
+  }
+
+  answer(result: Session | SessionError.SessionError): Waiter | undefined {
+    // From here on the connection is the scope's: whatever becomes of the fiber, it has an owner.
+    this.connected =
+      result instanceof SessionError.SessionError
+        ? Exit.fail(result)
+        : Exit.succeed(Connection.fromSession(this.layer, result, this.scope))
+    return this.isWaiting ? this : undefined
+  }
+
+  resume(): void {
+    if (!this.isAbandoned) this.resumeWith(this.connected!)
+  }
+}
+
+/** Looking for an answer and waiting for it are one step, in one call: in between, nothing can come. */
 const connectFrom = (
   layer: SessionLayer["Service"],
-  app: App,
-  endpoint: Endpoint.Endpoint
-): Effect.Effect<Connection.Connection, SessionError.SessionError, Scope.Scope> =>
-  Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(Effect.scope, (scope) => {
-      const impossible = whyNotConnect(app, endpoint)
-      if (impossible !== undefined) return Effect.fail(SessionError.make(impossible))
-      const listener = layer.table.lookup(endpoint)
-      if (listener === undefined) {
-        return Effect.fail(SessionError.make(new SessionError.NoRoute({ endpoint: Endpoint.format(endpoint) })))
-      }
-      let answer: Session | SessionError.SessionError | undefined
-      let answered: Deferred.Deferred<void> | undefined
-      const waiter: Waiter = { resume: () => void Deferred.doneUnsafe(answered!, Exit.void) }
-      const handle = CutThroughTransport.connect(layer, app.workers[0], endpoint, listener, (result) => {
-        answer = result
-        // Most answers come before anybody waits for them.
-        return answered === undefined ? undefined : waiter
-      })
-      const adopt = () =>
-        answer instanceof SessionError.SessionError
-          ? Effect.fail(answer)
-          : Connection.fromSession(layer, answer!, scope)
-      if (answer !== undefined) return adopt()
-      answered = Deferred.makeUnsafe<void>()
-      // Interrupted, maybe with the answer at hand: nobody will ever hold this connection.
-      const abandon = () => {
-        CutThroughTransport.cancel(layer, handle)
-        return answer === undefined || answer instanceof SessionError.SessionError
-          ? Effect.void
-          : CutThroughTransport.close(layer, answer, true)
-      }
-      return Effect.flatMap(Effect.onInterrupt(restore(Deferred.await(answered)), abandon), adopt)
-    })
-  )
+  client: AppWorker,
+  endpoint: Endpoint.Endpoint,
+  scope: Scope.Scope,
+  resume: (connected: Connected) => void
+): Effect.Effect<void> | void => {
+  const fail = (reason: SessionError.Reason) => {
+    layer.counters.connects++
+    layer.counters.failed.set(reason._tag, (layer.counters.failed.get(reason._tag) ?? 0) + 1)
+    return resume(Exit.fail(SessionError.make(reason)))
+  }
+  const impossible = whyNotConnect(client.app, endpoint)
+  if (impossible !== undefined) return fail(impossible)
+  const request = new PendingConnect(layer, scope, resume)
+  for (const transport of layer.transports) {
+    const started = transport.connect(client, endpoint, request)
+    if (typeof started === "number") {
+      if (request.connected !== undefined) return resume(request.connected)
+      request.isWaiting = true
+      return abandon(transport, started, request)
+    }
+    // Nobody here: the peer is elsewhere, if another transport leads there.
+    if (started._tag !== "LocalConnect") return fail(started)
+  }
+  return fail(new SessionError.NoRoute({ endpoint: Endpoint.format(endpoint) }))
+}
+
+/** Interrupted, maybe with the answer at hand: nobody will ever hold this connection. */
+const abandon = (transport: Transport, halfOpen: number, request: PendingConnect): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    request.isAbandoned = true
+    transport.cancel(halfOpen, SessionError.make(new SessionError.Closed({ what: "connect" })))
+    const { connected } = request
+    return connected !== undefined && Exit.isSuccess(connected) ? connected.value.reset : Effect.void
+  })
 
 const whyNotConnect = (app: App, endpoint: Endpoint.Endpoint): SessionError.Reason | undefined => {
   if (app.isDetached) return new SessionError.Closed({ what: "application" })
@@ -151,14 +271,17 @@ const whyNotConnect = (app: App, endpoint: Endpoint.Endpoint): SessionError.Reas
 const detach = (layer: SessionLayer["Service"], app: App): Effect.Effect<void> =>
   Effect.gen(function* () {
     app.isDetached = true
-    for (const listener of app.listeners) yield* Listener.close(layer, app, listener)
+    for (const listener of app.listeners) {
+      const bindings = new Set(listener.servers.map(({ queue }) => queue))
+      for (const queue of bindings) yield* Listener.close(layer, { listener, queue } satisfies Binding)
+    }
+    const closed = SessionError.make(new SessionError.Closed({ what: "application" }))
+    for (const halfOpen of app.halfOpens > 0 ? [...layer.connections.halfOpens()] : []) {
+      if (halfOpen.client.app !== app) continue
+      for (const transport of layer.transports) transport.cancel(halfOpen.handle, closed)
+    }
     for (const worker of app.workers) {
-      for (const handle of worker.halfOpens) {
-        const closed = SessionError.make(new SessionError.Closed({ what: "application" }))
-        const waiter = layer.connections.takeHalfOpen(handle)?.answer(closed)
-        if (waiter !== undefined) layer.wake.wake(waiter)
-      }
-      for (const session of worker.sessions) yield* CutThroughTransport.close(layer, session, true)
+      for (const session of [...worker.sessions]) yield* close(session, true)
     }
     layer.detach(app)
   })
@@ -171,6 +294,37 @@ const detach = (layer: SessionLayer["Service"], app: App): Effect.Effect<void> =
  */
 export const layer = (options: AttachOptions): Layer.Layer<Application, SessionError.SessionError, SessionLayer> =>
   Layer.effect(Application, make(options))
+
+/**
+ * {@link layer} with options from the configuration: all that `SessionConfig`
+ * has under `CUT_THROUGH`, unless others are given. Fails with a `ConfigError`
+ * for a value that is none, and with a `SessionError` for values that do not go
+ * together.
+ *
+ * **Example** (Options from the environment)
+ *
+ * ```ts
+ * import { Application } from "@cut-through/core"
+ * import * as SessionLayer from "@cut-through/core/session/SessionLayer"
+ * import { ConfigProvider, Effect, Layer } from "effect"
+ *
+ * const env = { CUT_THROUGH_NAME: "mailer", CUT_THROUGH_RX_FIFO_SIZE: "64 KiB" }
+ * const application = Application.layerConfig().pipe(
+ *   Layer.provide(SessionLayer.layer()),
+ *   Layer.provide(ConfigProvider.layer(ConfigProvider.fromEnv({ env })))
+ * )
+ * const name = Effect.map(Application.Application, ({ name }) => name)
+ *
+ * await Effect.runPromise(Effect.provide(name, application)) // => "mailer"
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerConfig = (
+  options: Config.Wrap<AttachOptions> = Config.nested(SessionConfig.attachOptions, SessionConfig.PREFIX)
+): Layer.Layer<Application, SessionError.SessionError | Config.ConfigError, SessionLayer> =>
+  Layer.effect(Application, Effect.flatMap(Config.unwrap(options), make))
 
 /**
  * Listens on an endpoint until the scope closes. Fails with `AlreadyListening`

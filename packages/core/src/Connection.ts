@@ -18,18 +18,20 @@ import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Scope from "effect/Scope"
+import * as Fiber from "effect/Fiber"
+import type * as Scope from "effect/Scope"
 import * as Sink from "effect/Sink"
 import * as Stream from "effect/Stream"
 import * as Endpoint from "./Endpoint.ts"
 import type * as Doorbell from "./memory/Doorbell.ts"
 import * as Fifo from "./memory/Fifo.ts"
+import * as Finalizer from "./runtime/Finalizer.ts"
+import * as Trace from "./runtime/Trace.ts"
 import type { Waiter } from "./runtime/Wake.ts"
 import type { Side } from "./segment/SegmentContext.ts"
-import type { Session, State } from "./session/Session.ts"
+import { close, closeNow, type Session, type State } from "./session/Session.ts"
 import type { SessionLayer } from "./session/SessionLayer.ts"
 import * as SessionError from "./SessionError.ts"
-import * as CutThroughTransport from "./transport/CutThroughTransport.ts"
 
 const TypeId = "~@cut-through/core/Connection"
 
@@ -151,18 +153,22 @@ export const fifoInfo = (fifo: Fifo.Fifo | undefined): FifoInfo => ({ used: fifo
  * @category constructors
  * @since 0.1.0
  */
-export const fromSession = (
-  layer: SessionLayer["Service"],
-  session: Session,
-  scope: Scope.Scope
-): Effect.Effect<Connection> => {
-  // A scope of its own, so that a connection closed early leaves nothing in the caller's.
-  const own = Scope.forkUnsafe(scope)
-  const connection = new ConnectionImpl(layer, session, own)
-  return Effect.as(
-    Scope.addFinalizerExit(own, (exit) => CutThroughTransport.close(layer, session, Exit.isFailure(exit))),
-    connection
-  )
+export const fromSession = (layer: SessionLayer["Service"], session: Session, scope: Scope.Scope): Connection => {
+  const connection = new ConnectionImpl(layer, session, scope)
+  // In the same step: nothing can come between the session and what closes it.
+  if (!Finalizer.add(scope, connection, (exit) => closing(session, Exit.isFailure(exit)))) {
+    Effect.runFork(closing(session, scope.state._tag === "Closed" && Exit.isFailure(scope.state.exit)))
+  }
+  return connection
+}
+
+/** Closes at once, and returns what waits until it is done. */
+const closing = (session: Session, reset: boolean): Effect.Effect<void> => {
+  const fiber = Fiber.getCurrent()
+  if (fiber === undefined || !Trace.isWatched(fiber)) return closeNow(session, reset)
+  return Effect.withSpan(close(session, reset), "cut-through.close", {
+    attributes: { "cut-through.session": session.transport.formatSession(session) }
+  })
 }
 
 /** A fiber that waits in `read` or `write`. Its connection's queues hold it until it is done or interrupted. */
@@ -230,37 +236,59 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   private bytesReceived = 0
   private bytesSent = 0
 
-  private readonly scope: Scope.Closeable
+  private readonly scope: Scope.Scope
+  private madeRead: Connection["read"] | undefined = undefined
+  private madeReadInto: Connection["readInto"] | undefined = undefined
+  private madeWrite: Connection["write"] | undefined = undefined
+  private madeWriteAll: Connection["writeAll"] | undefined = undefined
 
-  readonly read: Connection["read"]
-
-  constructor(layer: SessionLayer["Service"], session: Session, scope: Scope.Closeable) {
+  constructor(layer: SessionLayer["Service"], session: Session, scope: Scope.Scope) {
     this.layer = layer
     this.session = session
     this.scope = scope
     this.rx = session.rx
     this.tx = session.tx
-    const attempt = () => this.attemptRead()
-    this.read = Effect.callback((resume) => this.readNow(attempt, resume))
-    session.onClosing = () => this.closing()
+    // Its application may have detached while the session was on its way here.
+    this.isClosed = session.isClosing
+    if (this.isClosed) return
+    session.owner = this
     session.doorbell.target = this
   }
 
-  // Properties, not methods: they are passed on as functions.
-  readonly readInto: Connection["readInto"] = (buffer) =>
-    Effect.callback((resume) => this.readNow(() => this.attemptReadInto(buffer), resume))
+  // Functions of their own, not methods, because they are passed on; and made when they are first asked for, because
+  // many a connection is closed before.
 
-  readonly write: Connection["write"] = (bytes) =>
-    Effect.callback((resume) => {
-      let offset = 0
-      return this.writeNow(() => {
-        offset = this.attemptWrite(bytes, offset)
-        return offset === bytes.length
-      }, resume)
-    })
+  get read(): Connection["read"] {
+    return (this.madeRead ??= this.makeRead())
+  }
 
-  readonly writeAll: Connection["writeAll"] = (chunks) =>
-    Effect.callback((resume) => {
+  get readInto(): Connection["readInto"] {
+    return (this.madeReadInto ??= (buffer) =>
+      Effect.callback((resume) => this.readNow(() => this.attemptReadInto(buffer), resume)))
+  }
+
+  get write(): Connection["write"] {
+    return (this.madeWrite ??= (bytes) =>
+      Effect.callback((resume) => {
+        let offset = 0
+        return this.writeNow(() => {
+          offset = this.attemptWrite(bytes, offset)
+          return offset === bytes.length
+        }, resume)
+      }))
+  }
+
+  get writeAll(): Connection["writeAll"] {
+    return (this.madeWriteAll ??= (chunks) => this.writeChunks(chunks))
+  }
+
+  private makeRead(): Connection["read"] {
+    const attempt = () => this.attemptRead()
+    return Effect.callback((resume) => this.readNow(attempt, resume))
+  }
+
+  private writeChunks(chunks: ReadonlyArray<Uint8Array>): Effect.Effect<void, SessionError.SessionError> {
+    return Effect.callback((resume) => {
       let index = 0
       let offset = 0
       let isFirst = true
@@ -282,17 +310,27 @@ class ConnectionImpl implements Connection, Doorbell.Target {
         return true
       }, resume)
     })
+  }
 
   get end(): Effect.Effect<void> {
     return Effect.sync(() => this.endNow())
   }
 
   get close(): Effect.Effect<void> {
-    return Scope.close(this.scope, Exit.void)
+    return this.closeWith(false)
   }
 
   get reset(): Effect.Effect<void> {
-    return Scope.close(this.scope, Exit.interrupt())
+    return this.closeWith(true)
+  }
+
+  /** Closed early, it leaves nothing in its scope. */
+  private closeWith(reset: boolean): Effect.Effect<void> {
+    // Closed at once: only the waiting is interruptible, and changes nothing.
+    return Effect.suspend(() => {
+      Finalizer.remove(this.scope, this)
+      return closing(this.session, reset)
+    })
   }
 
   get stream(): Connection["stream"] {
@@ -341,7 +379,8 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     this.layer.wake.wake(first)
   }
 
-  private closing(): void {
+  /** Called by the session, once, before its FIFOs are given up. */
+  onClosing(): void {
     this.isClosed = true
     for (const queue of [this.readers, this.writers]) this.wakeFirst(queue)
   }
@@ -427,7 +466,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     this.bytesReceived += count
     if (this.rx.needsDequeueNotification(count)) {
       this.rx.clearDequeueNotification()
-      this.session.peerDoorbell.ring()
+      this.session.transport.appRxEvt(this.session)
     }
     return Exit.succeed(count)
   }
@@ -505,7 +544,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
 
   private published(count: number): void {
     this.bytesSent += count
-    if (this.tx.setEvent()) this.session.peerDoorbell.ring()
+    if (this.tx.setEvent()) this.session.transport.customTx(this.session)
   }
 
   /** Why nothing can be written any more, or nothing. */
@@ -527,7 +566,6 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   private endNow(): void {
     if (this.hasEnded || this.isClosed) return
     this.hasEnded = true
-    this.tx.end()
-    this.session.peerDoorbell.ring()
+    this.session.transport.halfClose(this.session)
   }
 }

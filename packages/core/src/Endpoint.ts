@@ -139,3 +139,127 @@ export const unspecified = (self: Endpoint): Endpoint =>
     self._tag === "InetAddressV4" ? NetAddress.ipv4Unspecified : NetAddress.ipv6Unspecified,
     self.port
   )
+
+const knownWords = new WeakMap<NetAddress.IpAddress, ReadonlyArray<number>>()
+
+/**
+ * The address as 32-bit words, first bits first and signed as bitwise operators
+ * have them: one word for IPv4, four for IPv6. Worked out once for each address
+ * and remembered as long as it lives, so that lookups allocate nothing.
+ *
+ * **Example** (An address in words)
+ *
+ * ```ts
+ * import { Endpoint } from "@cut-through/core"
+ *
+ * Endpoint.addressWords(Endpoint.tcp("10.0.0.1", 7000)) // => [0x0a000001]
+ * Endpoint.addressWords(Endpoint.tcp("fd00::1", 7000)) // => [0xfd000000 | 0, 0, 0, 1]
+ * ```
+ *
+ * @category conversions
+ * @since 0.1.0
+ */
+export const addressWords = (self: Endpoint): ReadonlyArray<number> => wordsOf(self.address)
+
+const wordsOf = (address: NetAddress.IpAddress): ReadonlyArray<number> => {
+  let words = knownWords.get(address)
+  if (words === undefined) {
+    words = toWords(address)
+    knownWords.set(address, words)
+  }
+  return words
+}
+
+const toWords = (address: NetAddress.IpAddress): ReadonlyArray<number> => {
+  if (NetAddress.isIpv4Address(address)) {
+    const [a, b, c, d] = NetAddress.ipv4ToOctets(address)
+    return [(a << 24) | (b << 16) | (c << 8) | d]
+  }
+  const [a, b, c, d, e, f, g, h] = NetAddress.ipv6ToSegments(address)
+  return [(a << 16) | b, (c << 16) | d, (e << 16) | f, (g << 16) | h]
+}
+
+const fromWords = (words: ReadonlyArray<number>): NetAddress.IpAddress => {
+  const bytes = new Uint8Array(words.length * 4)
+  const view = new DataView(bytes.buffer)
+  for (const [i, word] of words.entries()) view.setInt32(i * 4, word)
+  return words.length === 1 ? NetAddress.ipv4FromBytesUnsafe(bytes) : NetAddress.ipv6FromBytesUnsafe(bytes)
+}
+
+/**
+ * The addresses of one family that begin with the same bits: what
+ * {@link prefix} makes.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Prefix {
+  /** `10.0.0.0/8`: the same for all texts that mean the same. */
+  readonly text: string
+  /** How many bits are the same. */
+  readonly length: number
+  /** These bits, as the words of an address. The others are zero. */
+  readonly words: ReadonlyArray<number>
+  /** Ones where the bits are the same. */
+  readonly masks: ReadonlyArray<number>
+}
+
+/**
+ * The prefix that a text of the form `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`
+ * names; without a length it is that address alone. Bits behind the length do
+ * not count. Throws like {@link tcp}.
+ *
+ * **Example** (Bits behind the length)
+ *
+ * ```ts
+ * import { Endpoint } from "@cut-through/core"
+ *
+ * Endpoint.prefix("10.1.2.3/8").text // => "10.0.0.0/8"
+ * Endpoint.prefix("::1").text // => "::1/128"
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const prefix = (text: string): Prefix => {
+  const [address, bits] = /^([^/]*)\/(0|[1-9]\d*)$/.exec(text)?.slice(1) ?? [text]
+  const ip = NetAddress.ipFromString(address)
+  if (Result.isFailure(ip)) {
+    throw invalid("the prefix", text, "ADDRESS or ADDRESS/LENGTH, for example 10.0.0.0/8 or fd00::/8")
+  }
+  const width = NetAddress.width(ip.success)
+  const length = bits === undefined ? width : Number(bits)
+  if (length > width) throw invalid("the prefix", text, `a length from 0 to ${width}`)
+  const whole = wordsOf(ip.success)
+  const masks = whole.map((_, i) => maskOf(length - 32 * i))
+  const words = whole.map((word, i) => word & masks[i])
+  return { text: `${NetAddress.formatIp(fromWords(words))}/${length}`, length, words, masks }
+}
+
+// JavaScript shifts by 32 as by 0: a word without ones is a case of its own.
+const maskOf = (ones: number): number => (ones <= 0 ? 0 : -1 << Math.max(0, 32 - ones))
+
+/**
+ * Whether an address, given by its {@link addressWords}, begins with the
+ * prefix. One of the other family never does; `::ffff:10.0.0.1` is IPv6.
+ *
+ * **Example** (Inside and outside)
+ *
+ * ```ts
+ * import { Endpoint } from "@cut-through/core"
+ *
+ * const prefix = Endpoint.prefix("10.0.0.0/8")
+ * Endpoint.covers(prefix, Endpoint.addressWords(Endpoint.tcp("10.1.2.3", 80))) // => true
+ * Endpoint.covers(prefix, Endpoint.addressWords(Endpoint.tcp("11.1.2.3", 80))) // => false
+ * ```
+ *
+ * @category predicates
+ * @since 0.1.0
+ */
+export const covers = (self: Prefix, words: ReadonlyArray<number>): boolean => {
+  if (self.words.length !== words.length) return false
+  for (let i = 0; i < words.length; i++) {
+    if ((words[i] & self.masks[i]) !== self.words[i]) return false
+  }
+  return true
+}

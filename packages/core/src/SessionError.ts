@@ -53,8 +53,101 @@ export class NoRoute extends Schema.TaggedError<NoRoute>()("NoRoute", {
 }
 
 /**
- * The listener did not take the connection: it has gone in the meantime, or
- * its backlog of connections nobody has accepted yet is full.
+ * No application of the connecting one's namespace listens there, and an
+ * application of local scope looks no further.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class Scope extends Schema.TaggedError<Scope>()("Scope", {
+  endpoint: Schema.String,
+  scope: Schema.String
+}) {
+  override get message(): string {
+    return `cannot reach ${this.endpoint} with ${this.scope} scope: attach the application with scope "both", or use an endpoint within reach`
+  }
+}
+
+/**
+ * No application of this session layer listens there: the next transport is to
+ * be tried. Only transports return it; a connect that no transport takes fails
+ * with `NoRoute`.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class LocalConnect extends Schema.TaggedError<LocalConnect>()("LocalConnect", {
+  endpoint: Schema.String
+}) {
+  override get message(): string {
+    return `no application of this session layer listens on ${this.endpoint}: try another transport`
+  }
+}
+
+/**
+ * A session rule drops connects to this endpoint.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class Filtered extends Schema.TaggedError<Filtered>()("Filtered", {
+  endpoint: Schema.String,
+  rule: Schema.String
+}) {
+  override get message(): string {
+    return `the connect to ${this.endpoint} was dropped by the session rule ${this.rule}: remove the rule, or add a longer one that allows it`
+  }
+}
+
+/**
+ * There is no namespace of this name.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class UnknownNamespace extends Schema.TaggedError<UnknownNamespace>()("UnknownNamespace", {
+  namespace: Schema.String
+}) {
+  override get message(): string {
+    return `there is no namespace ${JSON.stringify(this.namespace)}: add it first, with Sessions.addNamespace`
+  }
+}
+
+/**
+ * The secret is not the namespace's.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class WrongNamespaceSecret extends Schema.TaggedError<WrongNamespaceSecret>()("WrongNamespaceSecret", {
+  namespace: Schema.String
+}) {
+  override get message(): string {
+    return `the secret given for the namespace ${JSON.stringify(this.namespace)} is not the one it was made with: attach with that one`
+  }
+}
+
+/**
+ * The application holds as much as it may: nothing was done.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class QuotaExceeded extends Schema.TaggedError<QuotaExceeded>()("QuotaExceeded", {
+  app: Schema.String,
+  quota: Schema.String,
+  limit: Schema.Finite,
+  what: Schema.String
+}) {
+  override get message(): string {
+    return `the application ${this.app} has ${this.limit} ${this.what} already: finish some first, or attach it with a higher ${this.quota}`
+  }
+}
+
+/**
+ * The listener did not take the connection: it has gone in the meantime, its
+ * application has refused, or it holds as much as it may already (in its
+ * backlog of connections nobody has accepted yet, or in all).
  *
  * @category reasons
  * @since 0.1.0
@@ -171,6 +264,12 @@ export const Reason = Schema.Union([
   InvalidArgument,
   AlreadyListening,
   NoRoute,
+  Scope,
+  LocalConnect,
+  Filtered,
+  UnknownNamespace,
+  WrongNamespaceSecret,
+  QuotaExceeded,
   Refused,
   AllocFailed,
   Closed,

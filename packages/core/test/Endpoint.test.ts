@@ -19,6 +19,16 @@ const v6 = Arbitrary.map(Arbitrary.all([group, group, group, group, group, group
   groups.map((value) => value.toString(16)).join(":")
 )
 
+const wordsOf = (address: string) => Endpoint.addressWords(Endpoint.tcp(address, 7000))
+
+const numberOf = (words: ReadonlyArray<number>) =>
+  words.reduce((number, word) => (number << 32n) | BigInt(word >>> 0), 0n)
+
+const parsed = (address: string) => {
+  const [separator, bits, radix] = address.includes(":") ? [":", 16n, 16] : [".", 8n, 10]
+  return address.split(separator).reduce((number, part) => (number << bits) | BigInt(Number.parseInt(part, radix)), 0n)
+}
+
 const thrownBy = (run: () => unknown): unknown => {
   try {
     run()
@@ -101,7 +111,132 @@ describe("Endpoint", () => {
     }
   })
 
+  describe("an address in words", () => {
+    it("is one word for IPv4 and four for IPv6", () => {
+      assert.deepStrictEqual(wordsOf("0.0.0.0"), [0])
+      assert.deepStrictEqual(wordsOf("127.0.0.1"), [0x7f000001])
+      assert.deepStrictEqual(wordsOf("255.255.255.255"), [-1])
+      assert.deepStrictEqual(wordsOf("::"), [0, 0, 0, 0])
+      assert.deepStrictEqual(wordsOf("8000:1:2:3:4:5:ffff:ffff"), [0x80000001 | 0, 0x20003, 0x40005, -1])
+      assert.deepStrictEqual(wordsOf("::ffff:10.0.0.1"), [0, 0, 0xffff, 0x0a000001])
+    })
+
+    it.prop("is the address, bit for bit", [v4, v6], ([v4, v6]) => {
+      for (const address of [v4, v6]) {
+        const words = wordsOf(address)
+        assert.strictEqual(words.length, address === v4 ? 1 : 4)
+        assert.strictEqual(numberOf(words), parsed(address))
+        for (const word of words) assert.strictEqual(word, word | 0)
+      }
+    })
+
+    it("is worked out once, whatever the port", () => {
+      const endpoint = Endpoint.tcp("fd00::1", 7000)
+      const words = Endpoint.addressWords(endpoint)
+      assert.strictEqual(Endpoint.addressWords(endpoint), words)
+      assert.strictEqual(Endpoint.addressWords(Endpoint.withPort(endpoint, 80)), words)
+    })
+  })
+
+  describe("a prefix", () => {
+    it("is an address and a length, the address alone, and nothing of the bits behind", () => {
+      for (const [text, expected, length] of [
+        ["10.0.0.0/8", "10.0.0.0/8", 8],
+        ["10.255.255.255/8", "10.0.0.0/8", 8],
+        ["192.0.2.1", "192.0.2.1/32", 32],
+        ["192.0.2.1/32", "192.0.2.1/32", 32],
+        ["192.0.2.3/31", "192.0.2.2/31", 31],
+        ["255.255.255.255/1", "128.0.0.0/1", 1],
+        ["255.255.255.255/0", "0.0.0.0/0", 0],
+        ["fd00::/8", "fd00::/8", 8],
+        ["FDff:0:0::1/8", "fd00::/8", 8],
+        ["::1", "::1/128", 128],
+        ["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/0", "::/0", 0],
+        ["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/33", "ffff:ffff:8000::/33", 33],
+        ["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/64", "ffff:ffff:ffff:ffff::/64", 64],
+        ["::ffff:10.1.2.3/104", "::ffff:10.0.0.0/104", 104]
+      ] as const) {
+        const prefix = Endpoint.prefix(text)
+        assert.strictEqual(prefix.text, expected)
+        assert.strictEqual(prefix.length, length)
+        assert.deepStrictEqual(Endpoint.prefix(expected), prefix)
+      }
+    })
+
+    it.prop("has as many ones in its masks as it is long, and they come first", [v4, v6, octet], ([v4, v6, octet]) => {
+      for (const [address, width] of [
+        [v4, 32],
+        [v6, 128]
+      ] as const) {
+        const length = octet % (width + 1)
+        const { masks, words } = Endpoint.prefix(`${address}/${length}`)
+        const zeros = BigInt(width - length)
+        assert.strictEqual(numberOf(masks).toString(2), (((1n << BigInt(length)) - 1n) << zeros).toString(2))
+        assert.strictEqual(numberOf(words), (parsed(address) >> zeros) << zeros)
+      }
+    })
+
+    it("covers what begins with it, and nothing of the other family", () => {
+      for (const [prefix, inside, outside] of [
+        ["10.0.0.0/8", ["10.0.0.0", "10.255.255.255"], ["9.255.255.255", "11.0.0.0", "a00::", "::ffff:10.0.0.0"]],
+        ["192.0.2.1", ["192.0.2.1"], ["192.0.2.0", "192.0.2.2", "::c000:201"]],
+        ["0.0.0.0/0", ["0.0.0.0", "255.255.255.255"], ["::", "::ffff:10.0.0.1"]],
+        ["::/0", ["::", "ffff::", "::ffff:10.0.0.1"], ["0.0.0.0", "10.0.0.1"]],
+        [
+          "fd00:0:0:1::/64",
+          ["fd00:0:0:1::", "fd00:0:0:1:ffff:ffff:ffff:ffff"],
+          ["fd00::", "fd00:0:0:2::", "253.0.0.0"]
+        ],
+        ["::ffff:10.0.0.0/104", ["::ffff:10.0.0.1"], ["::ffff:11.0.0.1", "10.0.0.1"]]
+      ] as const) {
+        for (const address of inside) assert.isTrue(Endpoint.covers(Endpoint.prefix(prefix), wordsOf(address)), address)
+        for (const address of outside)
+          assert.isFalse(Endpoint.covers(Endpoint.prefix(prefix), wordsOf(address)), address)
+      }
+    })
+  })
+
   describe("says what is wrong with", () => {
+    for (const text of [
+      "",
+      "/8",
+      "10.0.0.0/",
+      "10.0.0.0/08",
+      "10.0.0.0/-1",
+      "10.0.0.0/8.5",
+      "10.0.0.0/8/8",
+      "10.0.0.0/8 ",
+      "10.0.0.0/8\n",
+      "10.0.0.0/255.0.0.0",
+      "10.0.0/8",
+      "10.0.0.0:80",
+      "10.0.0.0/8:80",
+      "[fd00::]/8",
+      "fe80::1%eth0/64",
+      "localhost",
+      "*"
+    ]) {
+      it(`the prefix ${JSON.stringify(text)}`, () => {
+        assert.strictEqual(
+          messageOf(() => Endpoint.prefix(text)),
+          `the prefix is ${JSON.stringify(text)}: expected ADDRESS or ADDRESS/LENGTH, for example 10.0.0.0/8 or fd00::/8`
+        )
+      })
+    }
+
+    for (const [text, width] of [
+      ["10.0.0.0/33", 32],
+      ["10.0.0.0/99999999999999999999", 32],
+      ["::/129", 128]
+    ] as const) {
+      it(`the length of the prefix ${text}`, () => {
+        assert.strictEqual(
+          messageOf(() => Endpoint.prefix(text)),
+          `the prefix is "${text}": expected a length from 0 to ${width}`
+        )
+      })
+    }
+
     const notAnEndpoint = "expected tcp://ADDRESS:PORT, for example tcp://127.0.0.1:7000"
     for (const text of [
       "",

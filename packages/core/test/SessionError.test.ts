@@ -18,6 +18,38 @@ const cases: {
   ],
   AlreadyListening: [new SessionError.AlreadyListening({ endpoint }), endpoint, /close the other listener.*port 0/i],
   NoRoute: [new SessionError.NoRoute({ endpoint }), endpoint, /listen first.*check the address/i],
+  Scope: [
+    new SessionError.Scope({ endpoint, scope: "local" }),
+    `cannot reach ${endpoint} with local scope`,
+    /attach the application with scope "both".*within reach/
+  ],
+  LocalConnect: [
+    new SessionError.LocalConnect({ endpoint }),
+    `listens on ${endpoint}`,
+    "this session layer",
+    /try another transport$/
+  ],
+  Filtered: [
+    new SessionError.Filtered({ endpoint, rule: "[tcp] *:* -> 192.0.2.0/24:* action drop tag none hits 1" }),
+    `connect to ${endpoint} was dropped`,
+    "session rule [tcp] *:* -> 192.0.2.0/24:* action drop tag none hits 1",
+    /remove the rule, or add a longer one that allows it$/
+  ],
+  UnknownNamespace: [
+    new SessionError.UnknownNamespace({ namespace: 'pay"ments' }),
+    String.raw`no namespace "pay\"ments"`,
+    /add it first, with Sessions\.addNamespace$/
+  ],
+  WrongNamespaceSecret: [
+    new SessionError.WrongNamespaceSecret({ namespace: 'pay"ments' }),
+    String.raw`secret given for the namespace "pay\"ments"`,
+    /attach with that one$/
+  ],
+  QuotaExceeded: [
+    new SessionError.QuotaExceeded({ app: "web", quota: "maxSessions", limit: 100, what: "sessions" }),
+    "the application web has 100 sessions already",
+    /finish some first, or attach it with a higher maxSessions$/
+  ],
   Refused: [new SessionError.Refused({ endpoint, why: "the backlog is full" }), endpoint, "backlog", /try again/i],
   AllocFailed: [
     new SessionError.AllocFailed({ what: "a segment", bytes: 4096, cause: new Error("out of memory") }),
@@ -78,6 +110,17 @@ describe("SessionError", () => {
       assert.strictEqual(arrived.message, reason.message)
     })
   }
+
+  it("messages say each of their fields", () => {
+    for (const [reason] of Object.values(cases)) {
+      for (const [field, value] of Object.entries(reason)) {
+        if (field === "_tag" || field === "cause") continue
+        // As it is, or as a text of its own.
+        const said = [String(value), JSON.stringify(value)].some((text) => reason.message.includes(text))
+        assert.isTrue(said, `${reason._tag}.${field}`)
+      }
+    }
+  })
 
   it("is an error with a stack, and its reason keeps the cause", () => {
     const cause = new Error("out of memory")

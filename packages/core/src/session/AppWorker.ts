@@ -4,9 +4,8 @@
  *
  * @since 0.1.0
  */
-import type * as HandleTable from "../runtime/HandleTable.ts"
-import type { SegmentUser } from "../segment/SegmentContext.ts"
-import type { Segment } from "../segment/SegmentManager.ts"
+import type { Segment, SegmentUser } from "../segment/SegmentManager.ts"
+import type { App } from "./App.ts"
 import type { Session } from "./Session.ts"
 
 /**
@@ -16,21 +15,60 @@ import type { Session } from "./Session.ts"
  * @since 0.1.0
  */
 export class AppWorker implements SegmentUser {
+  readonly app: App
+  readonly index: number
   /** What listings call it: the application's name and the worker's number. */
   readonly name: string
-  readonly sessions: Set<Session> = new Set()
-  readonly halfOpens: Set<HandleTable.Handle> = new Set()
-  readonly segments: Set<Segment> = new Set()
+  readonly sessions: Array<Session> = []
+  readonly segments: Array<Segment> = []
 
-  constructor(name: string) {
-    this.name = name
+  constructor(app: App, index: number) {
+    this.app = app
+    this.index = index
+    this.name = `${app.name}/${index}`
+  }
+
+  addSession(session: Session): void {
+    session.place = this.sessions.length
+    this.sessions.push(session)
+    this.app.sessions++
+  }
+
+  /** The last one takes its place, so that leaving costs the same however many there are. */
+  removeSession(session: Session): void {
+    const last = this.sessions.pop()!
+    if (last !== session) {
+      this.sessions[session.place] = last
+      last.place = session.place
+    }
+    this.app.sessions--
   }
 
   segmentAdded(segment: Segment): void {
-    this.segments.add(segment)
+    this.segments.push(segment)
+    if (!this.app.isObserved) return
+    this.app.tell({
+      _tag: "SegmentAdded",
+      worker: this.name,
+      listener: segment.manager.name,
+      segment: segment.handle,
+      size: segment.fifos.size
+    })
   }
 
-  segmentDeleted(segment: Segment): void {
-    this.segments.delete(segment)
+  segmentDeleted(segment: Segment, acknowledge: () => void): void {
+    // Often the last one, and then it costs nothing.
+    if (this.segments.at(-1) === segment) this.segments.pop()
+    else this.segments.splice(this.segments.indexOf(segment), 1)
+    if (this.app.isObserved) {
+      this.app.tell({
+        _tag: "SegmentDeleted",
+        worker: this.name,
+        listener: segment.manager.name,
+        segment: segment.handle
+      })
+    }
+    // In this thread, whoever could touch it has closed.
+    acknowledge()
   }
 }

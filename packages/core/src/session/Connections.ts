@@ -2,35 +2,13 @@
  * Where sessions and half-open connections are kept: one table of sessions for
  * each worker, and one of half-opens.
  *
- * A half-open is a connect that has no answer yet. Whoever takes it out of the
- * table answers it: that happens exactly once, and the place is used again by
- * the next connect under another handle, so a late call finds nothing.
- *
  * @since 0.1.0
  */
 import * as Context from "effect/Context"
 import * as Layer from "effect/Layer"
-import type * as Endpoint from "../Endpoint.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
-import type { Waiter } from "../runtime/Wake.ts"
-import type * as SessionError from "../SessionError.ts"
-import type { AppWorker } from "./AppWorker.ts"
+import type { HalfOpen } from "./HalfOpen.ts"
 import type { Session } from "./Session.ts"
-
-/**
- * A connect without an answer.
- *
- * @category models
- * @since 0.1.0
- */
-export interface HalfOpen {
-  readonly client: AppWorker
-  readonly local: Endpoint.Endpoint
-  readonly remote: Endpoint.Endpoint
-  readonly listener: HandleTable.Handle
-  /** Called once, by whoever took the half-open out of its table, who also wakes the one it returns. */
-  readonly answer: (result: Session | SessionError.SessionError) => Waiter | undefined
-}
 
 /**
  * The service that keeps sessions and half-opens.
@@ -47,6 +25,7 @@ export class Connections extends Context.Service<
     readonly getSession: (worker: number, handle: HandleTable.Handle) => Session | undefined
     /** Takes a session out; false when it was not there any more. */
     readonly removeSession: (session: Session) => boolean
+    /** Puts a half-open in its table and gives it its handle. */
     readonly addHalfOpen: (halfOpen: HalfOpen) => HandleTable.Handle
     readonly getHalfOpen: (handle: HandleTable.Handle) => HalfOpen | undefined
     /** Takes a half-open out: who gets it answers it. */
@@ -76,25 +55,25 @@ export const make = (): Connections["Service"] => {
   return Connections.of({
     addSession(session) {
       session.handle = tableOf(session.worker).add(session)
-      session.app.sessions.add(session)
+      session.app.addSession(session)
       sessionCount++
     },
-    getSession: (worker, handle) => tableOf(worker).get(handle),
+    getSession: (worker, handle) => workers[worker]?.get(handle),
     removeSession(session) {
       if (tableOf(session.worker).remove(session.handle) === undefined) return false
-      session.app.sessions.delete(session)
+      session.app.removeSession(session)
       sessionCount--
       return true
     },
     addHalfOpen(halfOpen) {
-      const handle = halfOpens.add(halfOpen)
-      halfOpen.client.halfOpens.add(handle)
-      return handle
+      halfOpen.handle = halfOpens.add(halfOpen)
+      halfOpen.client.app.halfOpens++
+      return halfOpen.handle
     },
     getHalfOpen: (handle) => halfOpens.get(handle),
     takeHalfOpen(handle) {
       const halfOpen = halfOpens.remove(handle)
-      halfOpen?.client.halfOpens.delete(handle)
+      if (halfOpen !== undefined) halfOpen.client.app.halfOpens--
       return halfOpen
     },
     *sessions() {

@@ -7,12 +7,18 @@
  * @since 0.1.0
  */
 import * as Data from "effect/Data"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Endpoint from "../Endpoint.ts"
 import type { LocalDoorbell } from "../memory/Doorbell.ts"
 import type { Fifo } from "../memory/Fifo.ts"
+import type { Feed } from "../runtime/Feed.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
-import type { Lease, Side } from "../segment/SegmentContext.ts"
+import type { Lease, Leases, Side } from "../segment/SegmentContext.ts"
+import type { AcceptQueue } from "./AppListener.ts"
 import type { AppWorker } from "./AppWorker.ts"
+import type { Dial, HalfOpen } from "./HalfOpen.ts"
+import type { Transport } from "./Transport.ts"
 
 /**
  * Where a session is in its life. The names and their order are those of VPP's
@@ -50,6 +56,41 @@ const transitions: { readonly [S in State]: ReadonlyArray<State> } = {
   "transport-deleted": ["closed"]
 }
 
+const order = Object.keys(transitions) as ReadonlyArray<State>
+
+/** The place of a state in their order. Written out, because comparing a few pointers is faster than any look-up by name. */
+const placeOf = (state: State): number => {
+  switch (state) {
+    case "created":
+      return 0
+    case "listening":
+      return 1
+    case "connecting":
+      return 2
+    case "accepting":
+      return 3
+    case "ready":
+      return 4
+    case "opened":
+      return 5
+    case "transport-closing":
+      return 6
+    case "closing":
+      return 7
+    case "app-closed":
+      return 8
+    case "transport-closed":
+      return 9
+    case "closed":
+      return 10
+    case "transport-deleted":
+      return 11
+  }
+}
+
+/** By place: the places that can follow, as bits. */
+const ways = order.map((from) => transitions[from].reduce((bits, to) => bits | (1 << placeOf(to)), 0))
+
 /**
  * The defect of a session that was asked to go where it cannot go from where
  * it is.
@@ -78,47 +119,143 @@ export interface SessionId {
 }
 
 /**
+ * A session that went from one state to another.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Change {
+  readonly session: Session
+  readonly from: State
+  readonly to: State
+}
+
+/**
  * One side of a connection.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Session {
+export class Session {
   readonly side: Side
   readonly worker: number
-  handle: HandleTable.Handle
-  state: State
+  handle: HandleTable.Handle = HandleTable.NONE
+  state: State = "created"
   readonly app: AppWorker
-  readonly local: Endpoint.Endpoint
-  readonly remote: Endpoint.Endpoint
+  readonly transport: Transport
+  /** The listener it has come through; `NONE` for a client's. */
+  readonly listener: HandleTable.Handle
   readonly rx: Fifo
   readonly tx: Fifo
   readonly lease: Lease
-  /** Rings the other side. */
-  readonly peerDoorbell: LocalDoorbell
   /** Rung by the other side. */
   readonly doorbell: LocalDoorbell
-  peer: SessionId
-  /** Called once when this side closes, before its FIFOs are given up. */
-  onClosing: (() => void) | undefined
+  /** Rings the other side. */
+  readonly peerDoorbell: LocalDoorbell
+  /** The other side, from when both are there until one of them is gone. */
+  peer: Session | undefined = undefined
+  /** The connect it belongs to, until it is accepted; `NONE` after. */
+  halfOpen: HandleTable.Handle = HandleTable.NONE
+  /** Its place among the sessions of its application's worker. */
+  place = 0
+  /** Where it waits to be accepted, as long as it does, and its place there. */
+  queue: AcceptQueue | undefined = undefined
+  queuePlace = 0
+  /** Whether this side has ended its stream. */
+  isTxEnded = false
+  /** Whether the other side has ended its stream. */
+  isRxEnded = false
+  /** Whether this side has closed by breaking off. */
+  isReset = false
+  /** Told once when this side closes, before its FIFOs are given up. */
+  owner: { readonly onClosing: () => void } | undefined = undefined
+  /** Called once when nothing of it is left. */
+  onClosed: (() => void) | undefined = undefined
+  private readonly dial: Dial
+  private readonly changes: Feed<Change>
+
+  constructor(
+    side: Side,
+    transport: Transport,
+    halfOpen: HalfOpen,
+    app: AppWorker,
+    leases: Leases,
+    doorbell: LocalDoorbell,
+    peerDoorbell: LocalDoorbell,
+    changes: Feed<Change>
+  ) {
+    const isClient = side === "client"
+    this.side = side
+    this.worker = halfOpen.worker
+    this.app = app
+    this.transport = transport
+    this.listener = isClient ? HandleTable.NONE : halfOpen.listener
+    this.dial = halfOpen.dial
+    this.rx = isClient ? leases.tx : leases.rx
+    this.tx = isClient ? leases.rx : leases.tx
+    this.lease = isClient ? leases.client : leases.server
+    this.doorbell = doorbell
+    this.peerDoorbell = peerDoorbell
+    this.changes = changes
+  }
+
+  get id(): SessionId {
+    return { worker: this.worker, handle: this.handle }
+  }
+
+  get local(): Endpoint.Endpoint {
+    return this.side === "client" ? this.dial.client : this.dial.server
+  }
+
+  get remote(): Endpoint.Endpoint {
+    return this.side === "client" ? this.dial.server : this.dial.client
+  }
+
+  /**
+   * Moves it to its next state; throws {@link IllegalTransition} when there is
+   * no way from the state it is in.
+   */
+  become(to: State): void {
+    const from = this.state
+    if ((ways[placeOf(from)] & (1 << placeOf(to))) === 0) throw new IllegalTransition({ from, to })
+    this.state = to
+    if (this.changes.isObserved) this.changes.offer({ session: this, from, to })
+  }
+
+  /** Whether its own side has closed it. */
+  get isClosing(): boolean {
+    const { state } = this
+    return state === "closing" || state === "app-closed" || state === "transport-closed" || state === "closed"
+  }
 }
 
 /**
- * Moves a session to its next state; throws {@link IllegalTransition} when
- * there is no way from the state it is in.
+ * Closes a session, gracefully or by breaking off, and returns what waits until
+ * nothing of it is left. Closing again only waits.
  *
  * @category operations
  * @since 0.1.0
  */
-export const transition = (session: Session, to: State): void => {
-  if (!transitions[session.state].includes(to)) throw new IllegalTransition({ from: session.state, to })
-  session.state = to
+export const closeNow = (session: Session, reset: boolean): Effect.Effect<void> => {
+  if (reset) session.transport.reset(session)
+  else session.transport.close(session)
+  if (session.state === "closed") return Exit.void
+  return Effect.callback<void>((resume) => {
+    if (session.state === "closed") return resume(Exit.void)
+    const { onClosed } = session
+    session.onClosed = () => {
+      onClosed?.()
+      resume(Exit.void)
+    }
+  })
 }
 
 /**
- * The id that belongs to no session.
+ * Closes a session, gracefully or by breaking off, and waits until nothing of
+ * it is left. Closing again only waits.
  *
- * @category constants
+ * @category operations
  * @since 0.1.0
  */
-export const NO_SESSION: SessionId = { worker: 0, handle: HandleTable.NONE }
+export const close = (session: Session, reset: boolean): Effect.Effect<void> =>
+  Effect.suspend(() => closeNow(session, reset))

@@ -2,10 +2,12 @@
  * Connections between two applications of one session layer, through FIFOs in a
  * segment they share.
  *
- * **A connect**: half-open, then a call on a worker's queue. The call takes the
- * leases of both sides, makes the server's session, hands it to the listener,
- * makes the client's session, and answers. Every connect gets exactly one
- * answer: whoever takes its half-open out of the table gives it.
+ * **A connect**: look for a listener; half-open; then a call on a worker's
+ * queue. The call takes the leases of both sides, makes the server's session and
+ * hands it to the listener. When the server has said yes (the listener does that
+ * at once, unless the application wants to), the client's session is made and
+ * the connect answered. Every connect gets exactly one answer: whoever takes its
+ * half-open out of the table gives it.
  *
  * **A close**: the end (or reset) is published in the FIFOs behind the last
  * byte, so the peer sees it in order and without the session layer; then a call
@@ -15,211 +17,458 @@
  */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import * as MutableList from "effect/MutableList"
 import * as Endpoint from "../Endpoint.ts"
 import { LocalDoorbell } from "../memory/Doorbell.ts"
 import * as Fifo from "../memory/Fifo.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
 import type { Waiter } from "../runtime/Wake.ts"
+import type { Batch } from "../runtime/Worker.ts"
 import type { Leases, Side } from "../segment/SegmentContext.ts"
-import { type AppListener, NOBODY_LISTENS } from "../session/AppListener.ts"
+import type { AppEvent } from "../session/AppEvent.ts"
+import { type AppListener, NOBODY_LISTENS, type Server } from "../session/AppListener.ts"
 import type { AppWorker } from "../session/AppWorker.ts"
-import type { HalfOpen } from "../session/Connections.ts"
-import * as Session from "../session/Session.ts"
+import { Dial, HalfOpen, type Request } from "../session/HalfOpen.ts"
+import type { Reach } from "../session/Namespace.ts"
+import { Session } from "../session/Session.ts"
+import * as SessionRules from "../session/SessionRules.ts"
 import type { SessionLayer } from "../session/SessionLayer.ts"
+import type { Transport } from "../session/Transport.ts"
 import * as SessionError from "../SessionError.ts"
 
 type Layer = SessionLayer["Service"]
 
-/**
- * Starts a connect to a listener and returns the handle of its half-open, for
- * `cancel`. `answer` is called once, maybe before this returns, unless the
- * connect is cancelled first.
- *
- * @category operations
- * @since 0.1.0
- */
-export const connect = (
-  layer: Layer,
-  client: AppWorker,
-  remote: Endpoint.Endpoint,
-  listener: AppListener,
-  answer: HalfOpen["answer"]
-): HandleTable.Handle => {
-  const local = Endpoint.withPort(remote, layer.table.ephemeralPort())
-  const handle = layer.connections.addHalfOpen({ client, local, remote, listener: listener.handle, answer })
-  const worker = layer.selectWorker()
-  worker.send(accept(layer, worker.index, handle))
-  return handle
-}
+/** Connects that one call handles at most, as in VPP. */
+const CONNECTS_PER_CALL = 32
+
+/** Cleanups that one call handles at most, as in VPP. */
+const CLEANUPS_PER_CALL = 100
 
 /**
- * Gives up a connect; false when it has been answered.
+ * The name of the transport.
  *
- * @category operations
+ * @category constants
  * @since 0.1.0
  */
-export const cancel = (layer: Layer, handle: HandleTable.Handle): boolean =>
-  layer.connections.takeHalfOpen(handle) !== undefined
+export const NAME = "ct"
 
-/** The call on the worker's queue. Uninterruptible: leases in hand must find their way. */
-const accept = (layer: Layer, worker: number, handle: HandleTable.Handle): Effect.Effect<void> =>
-  Effect.uninterruptible(
-    Effect.suspend(() => {
-      const halfOpen = layer.connections.getHalfOpen(handle)
-      if (halfOpen === undefined) return Effect.void
-      const listener = layer.getListener(halfOpen.listener)
-      if (listener === undefined || listener.refusal !== undefined) {
-        const why = listener?.refusal ?? NOBODY_LISTENS
-        reject(layer, worker, handle, refusal(halfOpen.remote, why))
-        return Effect.void
-      }
-      const [server, manager] = listener.selectWorker()
-      return Effect.matchCause(layer.segments.acquire({ manager, client: halfOpen.client, server }), {
-        onFailure: (cause) => reject(layer, worker, handle, whyFailed(cause)),
-        onSuccess: (leases) => introduce(layer, worker, handle, listener, server, leases)
-      })
-    })
-  )
-
-/** Whatever has happened, the client gets an answer. */
-const whyFailed = (cause: Cause.Cause<SessionError.SessionError>): SessionError.SessionError => {
-  const error = Cause.squash(cause)
-  return error instanceof SessionError.SessionError
-    ? error
-    : SessionError.make(new SessionError.AllocFailed({ what: "a segment", bytes: 0, cause: error }))
+/**
+ * The cut-through transport of a session layer: registered when it is first
+ * asked for, before all others.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const of = (layer: Layer): Transport => {
+  const registered = layer.transports.get(NAME)
+  if (registered !== undefined) return registered
+  const transport = new CutThroughTransport(layer)
+  layer.transports.register(transport)
+  return transport
 }
 
-const reject = (layer: Layer, worker: number, handle: HandleTable.Handle, error: SessionError.SessionError): void => {
-  const halfOpen = layer.connections.takeHalfOpen(handle)
-  if (halfOpen !== undefined) wakeAfter(layer, worker, halfOpen.answer(error))
-}
+class CutThroughTransport implements Transport {
+  readonly name = NAME
+  readonly shortName = "CT"
+  private readonly layer: Layer
+  private readonly connects: ReadonlyArray<Batch<HandleTable.Handle>>
+  private readonly cleanups: ReadonlyArray<Batch<Session>>
 
-const refusal = (remote: Endpoint.Endpoint, why: string): SessionError.SessionError =>
-  SessionError.make(new SessionError.Refused({ endpoint: Endpoint.format(remote), why }))
-
-/** Whoever is woken goes on where no call is under way, so that the calls it sends start at once. */
-const wakeAfter = (layer: Layer, worker: number, waiter: Waiter | undefined): void => {
-  if (waiter !== undefined) layer.worker(worker).after(() => layer.wake.wake(waiter))
-}
-
-/** Makes both sessions, hands one to the listener and answers with the other. */
-const introduce = (
-  layer: Layer,
-  worker: number,
-  handle: HandleTable.Handle,
-  listener: AppListener,
-  server: AppWorker,
-  leases: Leases
-): void => {
-  // Memory may have been waited for: the listener may be gone, and so may the client.
-  const refused = listener.refusal
-  const halfOpen = layer.connections.takeHalfOpen(handle)
-  if (halfOpen === undefined || refused !== undefined) {
-    layer.segments.release(leases.client)
-    layer.segments.release(leases.server)
-    if (halfOpen !== undefined && refused !== undefined) {
-      wakeAfter(layer, worker, halfOpen.answer(refusal(halfOpen.remote, refused)))
-    }
-    return
+  constructor(layer: Layer) {
+    this.layer = layer
+    this.connects = layer.workers.map((worker) =>
+      worker.batch(CONNECTS_PER_CALL, (halfOpen) => this.migrated(worker.index, halfOpen))
+    )
+    this.cleanups = layer.workers.map((worker) => worker.batch(CLEANUPS_PER_CALL, (session) => this.cleanup(session)))
   }
-  const toServer = new LocalDoorbell()
-  const toClient = new LocalDoorbell()
-  const serverSession = makeSession("server", worker, server, halfOpen, leases, toServer, toClient)
-  const clientSession = makeSession("client", worker, halfOpen.client, halfOpen, leases, toClient, toServer)
-  layer.connections.addSession(serverSession)
-  layer.connections.addSession(clientSession)
-  serverSession.peer = { worker, handle: clientSession.handle }
-  clientSession.peer = { worker, handle: serverSession.handle }
-  Session.transition(serverSession, "accepting")
-  Session.transition(clientSession, "connecting")
-  // The listener says yes for the application, as TCP's backlog does; the application may still reset.
-  Session.transition(serverSession, "ready")
-  Session.transition(clientSession, "ready")
-  MutableList.append(listener.backlog, serverSession)
-  wakeAfter(layer, worker, listener.accepters.shift())
-  wakeAfter(layer, worker, halfOpen.answer(clientSession))
-}
 
-const makeSession = (
-  side: Side,
-  worker: number,
-  app: AppWorker,
-  { local, remote }: HalfOpen,
-  leases: Leases,
-  doorbell: LocalDoorbell,
-  peerDoorbell: LocalDoorbell
-): Session.Session => ({
-  side,
-  worker,
-  handle: HandleTable.NONE,
-  state: "created",
-  app,
-  local: side === "client" ? local : remote,
-  remote: side === "client" ? remote : local,
-  rx: side === "client" ? leases.tx : leases.rx,
-  tx: side === "client" ? leases.rx : leases.tx,
-  lease: leases[side],
-  doorbell,
-  peerDoorbell,
-  peer: Session.NO_SESSION,
-  onClosing: undefined
-})
+  /** Nobody but those in the session tables. */
+  reaches(): boolean {
+    return false
+  }
 
-/**
- * Closes one side of a connection. Gracefully, all that was written arrives and
- * then the end; with `reset`, or when there are bytes this side has not read,
- * the other side is told at once and what it has not read is lost.
- *
- * Done when the lease is released and the handle retired. Closing again does
- * nothing.
- *
- * @category operations
- * @since 0.1.0
- */
-export const close = (layer: Layer, session: Session.Session, reset: boolean): Effect.Effect<void> =>
-  Effect.suspend(() => {
-    if (isClosing(session)) return Effect.void
-    Session.transition(session, "closing")
-    session.doorbell.target = undefined
-    session.onClosing?.()
+  /** The session tables are all it needs. */
+  startListen(): Effect.Effect<void> {
+    return Effect.void
+  }
+
+  stopListen(): Effect.Effect<void> {
+    return Effect.void
+  }
+
+  // ---------------------------------------------------------------------------
+  // connecting
+  // ---------------------------------------------------------------------------
+
+  connect(client: AppWorker, remote: Endpoint.Endpoint, request: Request): HandleTable.Handle | SessionError.Reason {
+    const { layer } = this
+    const dial = new Dial(remote, layer.ports.take())
+    const found = this.lookup(client, dial)
+    if (typeof found !== "number") return found
+    const refused = client.app.whyNotConnect()
+    if (refused !== undefined) return refused
+    layer.counters.connects++
+    const handle = layer.connections.addHalfOpen(new HalfOpen(client, this, dial, found, request))
+    this.connects[layer.selectWorker().index].add(handle)
+    return handle
+  }
+
+  /** Local first, then global: who answers for the endpoint, or why nobody does. */
+  private lookup(client: AppWorker, dial: Dial): HandleTable.Handle | SessionError.Reason {
+    const { namespace, scope } = client.app
+    const remote = dial.server
+    if (scope !== "global") {
+      const found = lookupIn(namespace, dial, () => namespace.table.lookupLocal(remote), client)
+      if (found !== undefined) return found
+    }
+    const endpoint = Endpoint.format(remote)
+    const isLoopback = Endpoint.isLoopback(remote)
+    if (isLoopback && !this.layer.transports.reaches(remote)) return new SessionError.NoRoute({ endpoint })
+    if (scope === "local") return new SessionError.Scope({ endpoint, scope })
+    // Loopback addresses are of one namespace: the global table has no answer for them.
+    const { global } = this.layer
+    const found = isLoopback ? undefined : lookupIn(global, dial, () => global.table.lookupGlobal(remote), client)
+    return found ?? new SessionError.LocalConnect({ endpoint })
+  }
+
+  /** The call on the worker's queue. */
+  private migrated(worker: number, handle: HandleTable.Handle): void {
+    const { layer } = this
+    const halfOpen = layer.connections.getHalfOpen(handle)
+    if (halfOpen === undefined) return
+    halfOpen.worker = worker
+    const listener = layer.getListener(halfOpen.listener)
+    const server = listener === undefined ? NOBODY_LISTENS : listener.selectServer()
+    if (listener === undefined || typeof server === "string") {
+      this.answer(halfOpen, refusal(halfOpen, server as string))
+      return
+    }
+    const request = { manager: server.manager, client: halfOpen.client, server: server.worker }
+    let leases: Leases | SessionError.SessionError | undefined
+    try {
+      leases = layer.segments.tryAcquire(request)
+    } catch (defect) {
+      leases = allocationFailed(defect)
+    }
+    if (leases === undefined) {
+      // Uninterruptible: leases in hand must find their way.
+      layer.worker(worker).send(
+        Effect.uninterruptible(
+          Effect.matchCause(layer.segments.acquire(request), {
+            onFailure: (cause) => this.introduce(handle, listener, server, whyFailed(cause)),
+            onSuccess: (leases) => this.introduce(handle, listener, server, leases)
+          })
+        )
+      )
+    } else this.introduce(handle, listener, server, leases)
+  }
+
+  /** Makes the server's session and hands it to the listener. */
+  private introduce(
+    handle: HandleTable.Handle,
+    listener: AppListener,
+    server: Server,
+    leases: Leases | SessionError.SessionError
+  ): void {
+    const { layer } = this
+    const halfOpen = layer.connections.getHalfOpen(handle)
+    if (leases instanceof SessionError.SessionError) {
+      if (halfOpen !== undefined) this.answer(halfOpen, leases)
+      return
+    }
+    // Memory may have been waited for: the listener may be gone, and so may the client.
+    const refused = listener.whyNot(server)
+    if (halfOpen === undefined || refused !== undefined) {
+      layer.segments.release(leases.client)
+      layer.segments.release(leases.server)
+      if (halfOpen !== undefined && refused !== undefined) this.answer(halfOpen, refusal(halfOpen, refused))
+      return
+    }
+    const session = this.makeSession(
+      "server",
+      halfOpen,
+      server.worker,
+      leases,
+      new LocalDoorbell(),
+      new LocalDoorbell()
+    )
+    session.halfOpen = handle
+    session.app.app.fifoMemory += pairBytes(session)
+    halfOpen.server = session
+    halfOpen.leases = leases
+    session.become("accepting")
+    server.queue.add(session)
+    if (session.app.app.isObserved) {
+      session.app.app.tell({
+        _tag: "Accepted",
+        worker: session.app.name,
+        session: session.id,
+        listener: listener.endpoint,
+        local: session.local,
+        remote: session.remote,
+        segment: session.lease.segment.handle
+      })
+    }
+    if (listener.approval === "listener") this.accept(session)
+    this.wakeLater(halfOpen.worker, server.queue.accepters.shift())
+  }
+
+  accept(session: Session): SessionError.Reason | undefined {
+    if (session.state !== "accepting") {
+      const endpoint = Endpoint.format(session.remote)
+      return session.state === "ready"
+        ? new SessionError.InvalidArgument({
+            what: "the session to accept",
+            value: this.formatSession(session),
+            expected: "one that was not accepted yet"
+          })
+        : new SessionError.Reset({ endpoint, bytesReceived: 0 })
+    }
+    const halfOpen = this.layer.connections.getHalfOpen(session.halfOpen)!
+    const client = this.makeSession(
+      "client",
+      halfOpen,
+      halfOpen.client,
+      halfOpen.leases!,
+      session.peerDoorbell,
+      session.doorbell
+    )
+    client.peer = session
+    session.peer = client
+    session.halfOpen = HandleTable.NONE
+    session.become("ready")
+    client.become("connecting")
+    client.become("ready")
+    this.answer(halfOpen, client)
+    return undefined
+  }
+
+  private makeSession(
+    side: Side,
+    halfOpen: HalfOpen,
+    app: AppWorker,
+    leases: Leases,
+    doorbell: LocalDoorbell,
+    peerDoorbell: LocalDoorbell
+  ): Session {
+    const { changes, connections } = this.layer
+    const session = new Session(side, this, halfOpen, app, leases, doorbell, peerDoorbell, changes)
+    connections.addSession(session)
+    return session
+  }
+
+  /** Answers a connect, unless somebody else has. */
+  private answer(halfOpen: HalfOpen, result: Session | SessionError.SessionError): boolean {
+    if (!this.settle(halfOpen, result)) return false
+    this.wakeLater(halfOpen.worker, halfOpen.request.answer(result))
+    return true
+  }
+
+  /** The first half of an answer: from here on it is the caller's to give, and nobody else's. */
+  private settle(halfOpen: HalfOpen, result: Session | SessionError.SessionError): boolean {
+    const { counters, connections } = this.layer
+    if (connections.takeHalfOpen(halfOpen.handle) === undefined) return false
+    if (result instanceof Session) counters.connected++
+    else counters.failed.set(result.reason._tag, (counters.failed.get(result.reason._tag) ?? 0) + 1)
+    const { client } = halfOpen
+    if (client.app.isObserved) {
+      client.app.tell({
+        _tag: "Connected",
+        worker: client.name,
+        halfOpen: halfOpen.handle,
+        remote: halfOpen.remote,
+        result:
+          result instanceof Session
+            ? { _tag: "Success", session: result.id, segment: result.lease.segment.handle }
+            : { _tag: "Failure", error: result }
+      })
+      client.app.tell({ _tag: "HalfOpenCleanup", worker: client.name, halfOpen: halfOpen.handle })
+    }
+    return true
+  }
+
+  /** Whoever is woken goes on where no call is under way, so that the calls it sends start at once. */
+  private wakeLater(worker: number, waiter: Waiter | undefined): void {
+    if (waiter !== undefined) this.layer.worker(worker).after(() => this.layer.wake.wake(waiter))
+  }
+
+  cancel(handle: HandleTable.Handle, error: SessionError.SessionError): boolean {
+    const halfOpen = this.layer.connections.getHalfOpen(handle)
+    if (halfOpen === undefined || !this.settle(halfOpen, error)) return false
+    const { leases, server } = halfOpen
+    if (server !== undefined && leases !== undefined) this.clientLeft(server, leases)
+    // Woken last: whoever goes on may do anything, and finds nothing half done.
+    this.wakeLater(halfOpen.worker, halfOpen.request.answer(error))
+    return true
+  }
+
+  /** The client of a session that was not accepted yet has gone: who holds that session is told, who does not is spared it. */
+  private clientLeft(server: Session, leases: Leases): void {
+    server.rx.reset(Fifo.WRITER)
+    server.tx.reset(Fifo.READER)
+    server.halfOpen = HandleTable.NONE
+    server.become("transport-closing")
+    tell(server, "Reset")
+    this.layer.segments.release(leases.client)
+    if (server.queue?.remove(server) === true) this.reset(server)
+  }
+
+  // ---------------------------------------------------------------------------
+  // closing
+  // ---------------------------------------------------------------------------
+
+  close(session: Session): void {
     // A corrupt FIFO reads as negative: nothing more is to be said over it than that it is over.
-    if (reset || session.rx.readable !== 0) {
+    this.closing(session, session.rx.readable !== 0)
+  }
+
+  reset(session: Session): void {
+    this.closing(session, true)
+  }
+
+  private closing(session: Session, reset: boolean): void {
+    if (session.isClosing) return
+    const wasAccepting = session.state === "accepting"
+    session.become("closing")
+    session.isReset = reset || wasAccepting
+    session.queue?.remove(session)
+    session.doorbell.target = undefined
+    session.owner?.onClosing()
+    if (session.isReset) {
       session.tx.reset(Fifo.WRITER)
       session.rx.reset(Fifo.READER)
     } else {
       session.tx.end()
       session.rx.stop()
     }
+    session.isTxEnded = true
+    const refused = wasAccepting ? this.refuse(session) : undefined
     session.peerDoorbell.ring()
-    return Effect.callback<void>((resume) => {
-      layer.worker(session.worker).send(
-        Effect.sync(() => {
-          cleanup(layer, session)
-          resume(Effect.void)
-        })
-      )
-    })
-  })
+    this.cleanups[session.worker].add(session)
+    this.wakeLater(session.worker, refused)
+  }
 
-const isClosing = ({ state }: Session.Session): boolean =>
-  state === "closing" || state === "app-closed" || state === "transport-closed" || state === "closed"
+  /** The application says no: the client gets its answer, and what was set aside for it is given back. */
+  private refuse(session: Session): Waiter | undefined {
+    const halfOpen = this.layer.connections.getHalfOpen(session.halfOpen)!
+    const isThere = this.layer.getListener(session.listener) !== undefined
+    const error = refusal(halfOpen, isThere ? "its application said no" : NOBODY_LISTENS)
+    this.settle(halfOpen, error)
+    this.layer.segments.release(halfOpen.leases!.client)
+    return halfOpen.request.answer(error)
+  }
 
-const cleanup = (layer: Layer, session: Session.Session): void => {
-  Session.transition(session, "app-closed")
-  const peer = layer.connections.getSession(session.peer.worker, session.peer.handle)
-  if (peer?.state === "ready") Session.transition(peer, "transport-closing")
-  layer.segments.release(session.lease)
-  Session.transition(session, "closed")
-  layer.connections.removeSession(session)
+  /** The call on the worker's queue. */
+  private cleanup(session: Session): void {
+    const { connections, counters, segments } = this.layer
+    session.become("app-closed")
+    const { peer } = session
+    if (peer !== undefined) {
+      session.peer = undefined
+      peer.peer = undefined
+      if (peer.state === "ready") {
+        peer.isRxEnded = true
+        peer.become("transport-closing")
+        tell(peer, session.isReset ? "Reset" : "Disconnected")
+      }
+    }
+    if (session.isReset) counters.reset++
+    else counters.closed++
+    tell(session, "CleanupTransport")
+    session.become("closed")
+    connections.removeSession(session)
+    if (session.side === "server") session.app.app.fifoMemory -= pairBytes(session)
+    tell(session, "CleanupSession")
+    segments.release(session.lease)
+    session.onClosed?.()
+  }
+
+  halfClose(session: Session): void {
+    if (session.isTxEnded) return
+    session.isTxEnded = true
+    session.tx.end()
+    if (session.peer !== undefined) session.peer.isRxEnded = true
+    session.peerDoorbell.ring()
+  }
+
+  // ---------------------------------------------------------------------------
+  // bytes
+  // ---------------------------------------------------------------------------
+
+  customTx(session: Session): void {
+    // In any other state nobody reads: the other side has closed, or has not been told of this one yet.
+    const { state } = session
+    if (state === "ready" || state === "closing" || state === "app-closed") session.peerDoorbell.ring()
+  }
+
+  appRxEvt(session: Session): void {
+    session.peerDoorbell.ring()
+  }
+
+  // ---------------------------------------------------------------------------
+  // inspection
+  // ---------------------------------------------------------------------------
+
+  getSession(worker: number, handle: HandleTable.Handle): Session | undefined {
+    return this.layer.connections.getSession(worker, handle)
+  }
+
+  getListener(handle: HandleTable.Handle): AppListener | undefined {
+    return this.layer.getListener(handle)
+  }
+
+  getHalfOpen(handle: HandleTable.Handle): HalfOpen | undefined {
+    return this.layer.connections.getHalfOpen(handle)
+  }
+
+  formatSession({ handle, local, remote, worker }: Session): string {
+    return `[${worker}:${HandleTable.indexOf(handle)}][CT:T] ${Endpoint.format(local)}->${Endpoint.format(remote)}`
+  }
+
+  formatListener({ endpoint, handle, isProxy }: AppListener): string {
+    return `[0:${HandleTable.indexOf(handle)}][CT:T] ${isProxy ? "proxy" : Endpoint.format(endpoint)}->*`
+  }
+
+  formatHalfOpen({ handle, local, remote, worker }: HalfOpen): string {
+    return `[${worker}:${HandleTable.indexOf(handle)}][CT:T] ${Endpoint.format(local)}->${Endpoint.format(remote)}`
+  }
 }
 
-/**
- * How listings name a connection: worker and session, this transport standing
- * in for TCP, and both addresses.
- *
- * @category formatting
- * @since 0.1.0
- */
-export const formatConnection = (session: Session.Session): string =>
-  `[${session.worker}:${HandleTable.indexOf(session.handle)}][CT:T] ${Endpoint.format(session.local)}->${Endpoint.format(session.remote)}`
+/** A rule decides, else the table, as long as the listener is not the client's own proxy, to which it would come back. */
+const lookupIn = (
+  { rules }: Reach,
+  dial: Dial,
+  lookup: () => AppListener | undefined,
+  client: AppWorker
+): HandleTable.Handle | SessionError.Reason | undefined => {
+  const rule = rules.isEmpty ? undefined : rules.lookup(dial.client, dial.server)
+  if (rule !== undefined) {
+    if (rule.action === "drop") {
+      return new SessionError.Filtered({ endpoint: Endpoint.format(dial.server), rule: SessionRules.format(rule) })
+    }
+    if (rule.action !== "allow") return rule.action.redirect
+  }
+  const listener = lookup()
+  return listener === undefined || (listener.isProxy && listener.app === client.app) ? undefined : listener.handle
+}
+
+const tell = (
+  session: Session,
+  tag: Extract<AppEvent["_tag"], "Disconnected" | "Reset" | "CleanupTransport" | "CleanupSession">
+): void => {
+  const { app } = session.app
+  if (app.isObserved) app.tell({ _tag: tag, worker: session.app.name, session: session.id })
+}
+
+const pairBytes = ({ lease }: Session): number => lease.segment.manager.pairBytes
+
+const refusal = ({ remote }: HalfOpen, why: string): SessionError.SessionError =>
+  SessionError.make(new SessionError.Refused({ endpoint: Endpoint.format(remote), why }))
+
+/** Whatever has happened, the client gets an answer. */
+const whyFailed = (cause: Cause.Cause<SessionError.SessionError>): SessionError.SessionError => {
+  const error = Cause.squash(cause)
+  return error instanceof SessionError.SessionError ? error : allocationFailed(error)
+}
+
+const allocationFailed = (cause: unknown): SessionError.SessionError =>
+  SessionError.make(new SessionError.AllocFailed({ what: "a segment", bytes: 0, cause }))
