@@ -65,14 +65,16 @@ const silent: Observer = { started() {}, received() {}, midway: () => Effect.voi
 /** A progress bar, and the session table of each placement that has sessions. */
 const observe = Effect.fnUntraced(function* (placements: ReadonlyArray<Placement>, bytes: number) {
   const progress = yield* Progress.make(process.stderr, placements.length * ROUNDS, bytes)
-  const table = Effect.provideService(Sessions.format, SessionLayer, yield* SessionLayer)
+  const layer = yield* SessionLayer
+  const connections = Effect.provideService(Sessions.find({ kind: "session" }), SessionLayer, layer)
+  const table = Effect.provideService(Sessions.format, SessionLayer, layer)
   const widest = Math.max(...placements.map(({ path }) => path.length))
   const observer: Observer = {
     started: (path) => progress.start(path.padEnd(widest)),
     received: progress.advance,
     midway: Effect.fnUntraced(function* (path) {
+      if ((yield* connections).length === 0) return
       const sessions = yield* table
-      if (sessions === "") return
       yield* progress.hide
       yield* Console.log(`\nsessions, half-way through a transfer by ${path}:\n${sessions}`)
     })

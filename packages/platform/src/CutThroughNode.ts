@@ -9,6 +9,7 @@ import * as CutThrough from "@cut-through/core/CutThrough"
 import { CopyBytes } from "@cut-through/core/memory/SharedMemory"
 import * as SessionLayer from "@cut-through/core/session/SessionLayer"
 import type { SessionError } from "@cut-through/core/SessionError"
+import type * as Config from "effect/Config"
 import * as Layer from "effect/Layer"
 import * as NativeCopy from "./NativeCopy.ts"
 
@@ -62,3 +63,13 @@ export const layer: Layer.Layer<Application | SessionLayer.SessionLayer, Session
   // Fresh: a `CutThrough.layer` elsewhere in the program would lend its memory, and with it its copy.
   Layer.provide(layerCopy)
 )
+
+/**
+ * `CutThrough.layerConfig`, with native copies: sizes, quotas, namespace and
+ * scope come from the keys under `CUT_THROUGH`.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerConfig: Layer.Layer<Application | SessionLayer.SessionLayer, Config.ConfigError | SessionError> =
+  Layer.fresh(CutThrough.layerConfig).pipe(Layer.provide(layerCopy))

@@ -280,7 +280,7 @@ describe("NativeCopy", () => {
         const memory = yield* SharedMemory
         const region = yield* memory.allocate(PAGE)
         assert.strictEqual(copyOf(region.words), NativeCopy.copy)
-        yield* memory.release(region, [])
+        memory.release(region, [])
       }).pipe(Effect.provide(Layer.fresh(layerMemory).pipe(Layer.provide(CutThroughNode.layerCopy))))
     )
   })
