@@ -281,7 +281,7 @@ const detach = (layer: SessionLayer["Service"], app: App): Effect.Effect<void> =
       for (const transport of layer.transports) transport.cancel(halfOpen.handle, closed)
     }
     for (const worker of app.workers) {
-      for (const session of [...worker.sessions]) yield* close(session, true)
+      for (const session of worker.sessions.slice()) yield* close(session, true)
     }
     layer.detach(app)
   })

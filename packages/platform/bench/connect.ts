@@ -71,7 +71,7 @@ const theirs = (cycles: number): Promise<number> =>
     })
   })
 
-const median = (values: ReadonlyArray<number>): number => [...values].sort((a, b) => a - b)[values.length >> 1]
+const median = (values: ReadonlyArray<number>): number => values.toSorted((a, b) => a - b)[values.length >> 1]
 
 const ratioOf = (values: ReadonlyArray<number>) => ({
   median: median(values),

@@ -1,20 +1,57 @@
 import { MAX_FIFO_BYTES } from "@cut-through/core/memory/Fifo"
 import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
-import { SharedMemory } from "@cut-through/core/memory/SharedMemory"
+import type { Region } from "@cut-through/core/memory/SharedMemory"
+import * as Finalizer from "@cut-through/core/runtime/Finalizer"
 import * as SegmentManager from "@cut-through/core/segment/SegmentManager"
 import { assert, describe, it } from "@effect/vitest"
 import * as Arbitrary from "effect/Arbitrary"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
-import { makeManager, makeMemory, type Memory, noMemory, PAGE, ShortMemory } from "./fixtures.ts"
+import * as Scope from "effect/Scope"
+import { makeManager, makeMemory, type Memory, PAGE, PAIR, User } from "./fixtures.ts"
 
 const MIB = 1024 * 1024
 
-const addTo = (manager: SegmentManager.SegmentManager, memory: Memory) =>
-  Effect.provideService(SegmentManager.addSegment(manager), SharedMemory, memory)
+const addTo = (manager: SegmentManager.SegmentManager, memory: Memory): SegmentManager.Segment =>
+  SegmentManager.addSegment(manager, memory, Effect.runSync(memory.allocate(manager.regionBytes)))
+
+/** As a context does it that finds memory at once. */
+const addNow = (manager: SegmentManager.SegmentManager, memory: Memory): SegmentManager.Segment => {
+  const region = memory.tryAllocate(manager.regionBytes)
+  assert.isDefined(region)
+  return SegmentManager.addSegment(manager, memory, region)
+}
+
+/** As a context does it: users are told of the segment first. */
+const addFor = (
+  users: ReadonlyArray<User>,
+  manager: SegmentManager.SegmentManager,
+  memory: Memory
+): SegmentManager.Segment => {
+  const segment = addTo(manager, memory)
+  for (const user of users) {
+    user.segmentAdded(segment)
+    segment.users.push(user)
+  }
+  return segment
+}
+
+const deleteNow = (segment: SegmentManager.Segment): void => Effect.runSync(SegmentManager.deleteSegment(segment))
+
+const bytesOf = ({ words }: Region): Uint8Array => words.view(0, words.byteLength)
+
+/** Fills a pair of FIFOs, as large as the manager has them. */
+const fillPair = ({ fifos, manager }: SegmentManager.Segment) => {
+  const { rxFifoSize, txFifoSize } = manager.properties
+  const pair = fifos.allocatePair(rxFifoSize, txFifoSize)
+  assert.isDefined(pair)
+  for (const fifo of pair) fifo.enqueue(new Uint8Array(fifo.size).fill(0xff), 0, fifo.size)
+  return pair
+}
 
 describe("SegmentManager", () => {
-  describe("sizes that can never work are refused before anything is allocated", () => {
+  describe("D14 R4: sizes that can never work are refused before anything is allocated", () => {
     const least = (bytes: number) => `expected at least ${bytes} bytes, to hold one pair of FIFOs`
     const most = `1 to ${MAX_FIFO_BYTES} bytes`
     const cases: ReadonlyArray<readonly [message: string, Partial<SegmentManager.Properties>]> = [
@@ -49,75 +86,219 @@ describe("SegmentManager", () => {
 
     it("the smallest segment holds one pair", () => {
       const manager = makeManager({ segmentSize: MIB + PAGE, rxFifoSize: MIB / 2, txFifoSize: MIB / 2 + 1 })
-      assert.strictEqual(SegmentManager.segmentOptions(manager.properties).maxFifos, 2)
+      assert.strictEqual(manager.options.maxFifos, 2)
+      const memory = makeMemory()
+      const segment = addTo(manager, memory)
+      assert.isDefined(segment.fifos.allocatePair(MIB / 2, MIB / 2 + 1))
+      assert.isUndefined(segment.fifos.allocatePair(1, 1))
+      deleteNow(segment)
+      assert.deepInclude(memory.stats(), { regions: 0, bytes: 0 })
     })
   })
 
-  it.effect("a segment is in its manager until it is deleted, and then its region is free", () =>
+  it("a manager knows what its segments and connections take, and is open and empty", () => {
+    const manager = makeManager({ segmentSize: 10 * PAGE + 1, rxFifoSize: PAGE + 1, txFifoSize: 1 }, "name")
+    assert.deepInclude(manager, {
+      name: "name",
+      // Two pages and one.
+      pairBytes: 3 * PAGE,
+      options: { size: 10 * PAGE + 1, maxFifos: 6 },
+      isClosed: false
+    })
+    assert.deepStrictEqual(SegmentManager.segmentOptions(manager.properties), manager.options)
+    assert.strictEqual(manager.regionBytes, FifoSegment.regionBytes(manager.options))
+    assert.strictEqual(manager.segments.size, 0)
+  })
+
+  it("a segment is in its manager until it is deleted, and then its region is free", () => {
+    const memory = makeMemory()
+    const manager = makeManager()
+    const first = addTo(manager, memory)
+    const second = addNow(manager, memory)
+    assert.deepStrictEqual([...manager.segments], [first, second])
+    assert.strictEqual(manager.segments.get(first.handle), first)
+    assert.strictEqual(first.manager, manager)
+    assert.strictEqual(first.fifos.size, manager.properties.segmentSize)
+    assert.strictEqual(memory.stats().regions, 2)
+    assert.strictEqual(first.region.words.byteLength, manager.regionBytes)
+
+    deleteNow(first)
+    assert.isUndefined(manager.segments.get(first.handle))
+    assert.deepStrictEqual([...manager.segments], [second])
+    assert.strictEqual(memory.stats().regions, 1)
+    // Closing a scope again does nothing.
+    deleteNow(first)
+    assert.strictEqual(memory.stats().regions, 1)
+
+    deleteNow(second)
+    assert.strictEqual(manager.segments.size, 0)
+    assert.deepInclude(memory.stats(), { regions: 0, bytes: 0, pooledRegions: 2 })
+  })
+
+  it("deleting acts at once, before anybody waits for it", () => {
+    const memory = makeMemory()
+    const manager = makeManager()
+    const user = new User()
+    const segment = addFor([user], manager, memory)
+    const rest = SegmentManager.deleteSegment(segment)
+    assert.deepStrictEqual([...user.deleted], [segment])
+    assert.deepInclude(memory.stats(), { regions: 0, pooledRegions: 1 })
+    // Nothing to wait for: no fiber is needed.
+    assert.isTrue(Exit.isExit(rest) && Exit.isSuccess(rest))
+  })
+
+  it.effect("what others have added to a segment's scope runs when it is deleted, the last first", () =>
     Effect.gen(function* () {
       const memory = makeMemory()
       const manager = makeManager()
-      const first = yield* addTo(manager, memory)
-      const second = yield* addTo(manager, memory)
-      assert.deepStrictEqual([...manager.segments], [first, second])
-      assert.strictEqual(manager.segments.get(first.handle), first)
-      assert.strictEqual(first.manager, manager)
-      assert.strictEqual(first.fifos.size, manager.properties.segmentSize)
-      assert.strictEqual(memory.stats().regions, 2)
-      assert.strictEqual(
-        first.region.words.byteLength,
-        FifoSegment.regionBytes(SegmentManager.segmentOptions(manager.properties))
+      const segment = addTo(manager, memory)
+      const ran: Array<string> = []
+      Finalizer.add(segment.scope, "first", () => Effect.sync(() => void ran.push(`${memory.stats().regions}`)))
+      yield* Scope.addFinalizer(
+        segment.scope,
+        Effect.andThen(
+          Effect.yieldNow,
+          Effect.sync(() => void ran.push("last"))
+        )
       )
-
-      yield* SegmentManager.deleteSegment(first)
-      assert.isUndefined(manager.segments.get(first.handle))
-      assert.deepStrictEqual([...manager.segments], [second])
-      assert.strictEqual(memory.stats().regions, 1)
-      // Closing a scope again does nothing.
-      yield* SegmentManager.deleteSegment(first)
-      assert.strictEqual(memory.stats().regions, 1)
-
-      yield* SegmentManager.deleteSegment(second)
+      yield* SegmentManager.deleteSegment(segment)
+      assert.deepStrictEqual(ran, ["last", "1"])
+      assert.deepInclude(memory.stats(), { regions: 0, pooledRegions: 1 })
       assert.strictEqual(manager.segments.size, 0)
-      assert.deepInclude(memory.stats(), { regions: 0, bytes: 0, pooledRegions: 2 })
     })
   )
 
-  it.effect("a segment in a region that was used before is like new", () =>
-    Effect.gen(function* () {
+  describe("a segment in a region that was used before is like new", () => {
+    const assertLikeNew = (segment: SegmentManager.Segment) => {
+      const { fifos, manager, region } = segment
+      assert.strictEqual(fifos.availableBytes, fifos.size)
+      assert.deepInclude(fifos, { size: manager.options.size, activeFifos: 0, virtualBytes: 0, pressure: "none" })
+      const data = bytesOf(region).subarray(fifos.chunks.offset(0))
+      assert.isTrue(data.every((byte) => byte === 0))
+      const pairs = Math.floor(manager.options.size / manager.pairBytes)
+      for (let i = 0; i < pairs; i++) {
+        const { rxFifoSize, txFifoSize } = manager.properties
+        const pair = fifos.allocatePair(rxFifoSize, txFifoSize)
+        assert.isDefined(pair)
+        for (const fifo of pair) assert.deepInclude(fifo, { used: 0, isCorrupt: false })
+      }
+    }
+
+    const other = { segmentSize: 4 * PAIR, rxFifoSize: 3 * PAGE, txFifoSize: PAGE } as const
+    const ways = {
+      "for a segment alike, when memory is to be had at once": [addNow, {}],
+      "for a segment alike, when memory is waited for": [addTo, {}],
+      // Fewer headers, and yet in as many pages.
+      "for a segment that is divided in another way, when memory is to be had at once": [addNow, other],
+      "for a segment that is divided in another way, when memory is waited for": [addTo, other]
+    } as const
+
+    for (const [way, [add, properties]] of Object.entries(ways)) {
+      for (const isEmpty of [true, false]) {
+        it(`${way}, after one whose FIFOs were ${isEmpty ? "all" : "not"} freed`, () => {
+          const memory = makeMemory()
+          const [manager, next] = [makeManager(), makeManager(properties)]
+          assert.strictEqual(next.regionBytes, manager.regionBytes)
+          const used = addNow(manager, memory)
+          const fifos = [...fillPair(used), ...fillPair(used), ...fillPair(used)]
+          used.fifos.resizeFifo(fifos[0], 8 * PAGE)
+          fifos[0].enqueue(new Uint8Array(8 * PAGE).fill(0xff), 0, 8 * PAGE)
+          assert.strictEqual(used.fifos.pressure, "exhausted")
+          if (isEmpty) for (const fifo of fifos) used.fifos.releaseFifo(fifo)
+          deleteNow(used)
+          const again = add(next, memory)
+          assert.strictEqual(again.region, used.region)
+          // Dividing it anew is spared only where nothing would be different.
+          assert.strictEqual(again.fifos === used.fifos, isEmpty && add === addNow && properties !== other)
+          assertLikeNew(again)
+          deleteNow(again)
+          assert.deepInclude(memory.stats(), { regions: 0, bytes: 0, pooledRegions: 1 })
+        })
+      }
+    }
+  })
+
+  describe("the region of a deleted segment goes back when all who were told of it have acknowledged that", () => {
+    const orders = [
+      [0, 1],
+      [1, 0]
+    ] as const
+    for (const order of orders) {
+      it(`the ${order[0] === 0 ? "first" : "second"} one first, each as often as it likes`, () => {
+        const memory = makeMemory()
+        const manager = makeManager()
+        const users = [new User(), new User()]
+        for (const user of users) user.isLate = true
+        const segment = addFor(users, manager, memory)
+        deleteNow(segment)
+        assert.strictEqual(manager.segments.size, 0)
+        for (const user of users) assert.deepStrictEqual([...user.deleted], [segment])
+        const [first, last] = order.map((i) => users[i].unacknowledged[0])
+        for (let i = 0; i < 3; i++) {
+          assert.deepInclude(memory.stats(), { regions: 1, pooledRegions: 0 })
+          first()
+        }
+        // Whoever is late may still write where it is mapped: the next segment lies elsewhere.
+        const next = addNow(manager, memory)
+        assert.notStrictEqual(next.region, segment.region)
+        segment.region.words.store(0, -1)
+        last()
+        assert.deepInclude(memory.stats(), { regions: 1, pooledRegions: 1 })
+        for (const acknowledge of [first, last, last, first]) acknowledge()
+        assert.deepInclude(memory.stats(), { regions: 1, pooledRegions: 1 })
+        deleteNow(next)
+        assert.deepInclude(memory.stats(), { regions: 0, bytes: 0, pooledRegions: 2 })
+      })
+    }
+
+    it("one acknowledges at once and the other later", () => {
+      for (const late of [0, 1]) {
+        const memory = makeMemory()
+        const users = [new User(), new User()]
+        users[late].isLate = true
+        deleteNow(addFor(users, makeManager(), memory))
+        assert.deepInclude(memory.stats(), { regions: 1, pooledRegions: 0 })
+        users[late].unacknowledged[0]()
+        assert.deepInclude(memory.stats(), { regions: 0, pooledRegions: 1 })
+      }
+    })
+
+    it("the first one acknowledges before the second one is told", () => {
+      const memory = makeMemory()
+      const users = [new User(), new User()]
+      const regions: Array<number> = []
+      users[1].whenDeleted = () => void regions.push(memory.stats().regions)
+      deleteNow(addFor(users, makeManager(), memory))
+      assert.deepStrictEqual(regions, [1])
+      assert.deepInclude(memory.stats(), { regions: 0, pooledRegions: 1 })
+    })
+
+    it("nobody was told, so nobody is waited for", () => {
+      const memory = makeMemory()
+      deleteNow(addFor([], makeManager(), memory))
+      assert.deepInclude(memory.stats(), { regions: 0, pooledRegions: 1 })
+    })
+
+    it("what a late one has written is zeroed before the next one gets the region", () => {
       const memory = makeMemory()
       const manager = makeManager()
-      const used = yield* addTo(manager, memory)
-      const pair = used.fifos.allocatePair(PAGE, PAGE)
-      assert.isDefined(pair)
-      for (const fifo of pair) fifo.enqueue(new Uint8Array(PAGE).fill(0xff), 0, PAGE)
-      yield* SegmentManager.deleteSegment(used)
-      const again = yield* addTo(manager, memory)
-      assert.strictEqual(again.region, used.region)
-      assert.strictEqual(again.fifos.availableBytes, again.fifos.size)
-      const [rx, tx] = again.fifos.allocatePair(PAGE, PAGE) ?? []
-      assert.deepStrictEqual([rx?.used, tx?.used], [0, 0])
-      // What the first pair was full of.
-      const words = again.region.words
-      const data = words.view(again.fifos.chunks.offset(0), words.byteLength)
+      const user = new User()
+      user.isLate = true
+      const segment = addFor([user], manager, memory)
+      const pair = fillPair(segment)
+      for (const fifo of pair) segment.fifos.releaseFifo(fifo)
+      deleteNow(segment)
+      const { chunks } = segment.fifos
+      const data = bytesOf(segment.region).subarray(chunks.offset(0))
+      data.fill(0xee, 0, PAIR)
+      user.unacknowledged[0]()
       assert.isTrue(data.every((byte) => byte === 0))
-      yield* SegmentManager.deleteSegment(again)
     })
-  )
-
-  it.effect("without memory there is no segment", () =>
-    Effect.gen(function* () {
-      const memory = new ShortMemory(0)
-      const manager = makeManager()
-      assert.strictEqual(yield* Effect.flip(addTo(manager, memory.service)), noMemory)
-      assert.strictEqual(manager.segments.size, 0)
-      assert.strictEqual(memory.service.stats().regions, 0)
-    })
-  )
+  })
 
   const fifoSize = Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 5 * PAGE })))
 
-  it.effect.prop(
+  it.prop(
     "as many pairs as a segment promises to hold can all be full at the same time",
     {
       rxFifoSize: fifoSize,
@@ -125,12 +306,13 @@ describe("SegmentManager", () => {
       pairs: Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 5 }))),
       more: Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 * PAGE - 1 })))
     },
-    ({ more, pairs, rxFifoSize, txFifoSize }) =>
-      Effect.gen(function* () {
-        const memory = makeMemory()
-        const segmentSize = pairs * FifoSegment.pairBytes(rxFifoSize, txFifoSize) + more
-        const manager = makeManager({ segmentSize, rxFifoSize, txFifoSize })
-        const segment = yield* addTo(manager, memory)
+    ({ more, pairs, rxFifoSize, txFifoSize }) => {
+      const memory = makeMemory()
+      const segmentSize = pairs * FifoSegment.pairBytes(rxFifoSize, txFifoSize) + more
+      const manager = makeManager({ segmentSize, rxFifoSize, txFifoSize })
+      // Twice in the same region: what was left of the first one promises the same.
+      for (let turn = 0; turn < 2; turn++) {
+        const segment = addNow(manager, memory)
         const fifos = []
         for (let i = 0; i < pairs; i++) {
           const pair = segment.fifos.allocatePair(rxFifoSize, txFifoSize)
@@ -147,9 +329,11 @@ describe("SegmentManager", () => {
             left[i] -= length
           }
         }
-        yield* SegmentManager.deleteSegment(segment)
-        assert.strictEqual(memory.stats().regions, 0)
-      }),
+        for (const fifo of fifos) segment.fifos.releaseFifo(fifo)
+        deleteNow(segment)
+        assert.deepInclude(memory.stats(), { regions: 0, bytes: 0, pooledRegions: 1 })
+      }
+    },
     { arbitrary: { runs: 200 } }
   )
 })
