@@ -6,7 +6,6 @@
 import * as ByteSize from "effect/ByteSize"
 import * as Effect from "effect/Effect"
 import * as Table from "./internal/Table.ts"
-import * as HandleTable from "./runtime/HandleTable.ts"
 import type { SegmentStats } from "./segment/SegmentContext.ts"
 import { SessionLayer } from "./session/SessionLayer.ts"
 
@@ -116,7 +115,7 @@ const formatFlags = ({ clientDetached, lingers, serverDetached }: SegmentStats):
  *
  * ```text
  * Listener                Client     Server     Segment  Size     Used   Usage  Committed  Fifos  Pressure  Clients  Servers  Flags
- * default 127.0.0.1:7000  default/0  default/0  #0       128 MiB  8 KiB  0.0%   256 KiB    2      none      1        1        -
+ * default 127.0.0.1:7000  default/0  default/0  #1       128 MiB  8 KiB  0.0%   256 KiB    2      none      1        1        -
  * 1 segment, 128 MiB: 8 KiB used (0.0%), 256 KiB committed; 1 context, 2 leases, 1 region
  * ```
  *
@@ -131,7 +130,7 @@ export const format: Effect.Effect<string, never, SessionLayer> = Effect.map(sta
       segment.listener,
       segment.client,
       segment.server,
-      `#${HandleTable.indexOf(segment.segment)}`,
+      `#${segment.segment}`,
       formatBytes(segment.size),
       formatBytes(segment.usedBytes),
       formatPercent(segment.usage),

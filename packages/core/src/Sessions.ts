@@ -78,7 +78,7 @@ export interface SessionInfo {
   /** Whether this side has closed by breaking off. */
   readonly isReset: boolean
   /** The segment its FIFOs lie in, and the listener that segment belongs to. */
-  readonly segment: { readonly listener: string; readonly handle: HandleTable.Handle } | undefined
+  readonly segment: { readonly listener: string; readonly id: number } | undefined
 }
 
 const noFifo = fifoInfo(undefined)
@@ -105,7 +105,7 @@ const ofSession = (session: Session): SessionInfo => {
     isTxEnded: session.isTxEnded,
     isRxEnded: session.isRxEnded,
     isReset: session.isReset,
-    segment: { listener: lease.segment.manager.name, handle: lease.segment.handle }
+    segment: { listener: lease.segment.manager.name, id: lease.segment.id }
   }
 }
 
@@ -382,7 +382,7 @@ export const formatVerbose: Effect.Effect<string, never, SessionLayer> = Effect.
       formatFlags(info),
       info.app,
       info.namespace,
-      info.segment === undefined ? "-" : `${info.segment.listener} #${HandleTable.indexOf(info.segment.handle)}`
+      info.segment === undefined ? "-" : `${info.segment.listener} #${info.segment.id}`
     ]),
     NOTHING
   )

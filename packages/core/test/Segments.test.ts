@@ -95,15 +95,15 @@ describe("Segments", () => {
       yield* left.close
       const table = (last: string) => [
         "Listener              Client    Server   Segment  Size     Used    Usage  Committed  Fifos  Pressure  Clients  Servers  Flags",
-        "big 127.0.0.1:7001    client/0  big/0    #0       128 MiB  0 B     0.0%   0 B        0      none      0        0        lingers",
-        "small 127.0.0.1:7000  client/0  small/0  #0       68 KiB   64 KiB  94.1%  68 KiB     2      high      1        1        -",
+        "big 127.0.0.1:7001    client/0  big/0    #1       128 MiB  0 B     0.0%   0 B        0      none      0        0        lingers",
+        "small 127.0.0.1:7000  client/0  small/0  #2       68 KiB   64 KiB  94.1%  68 KiB     2      high      1        1        -",
         last
       ]
       assert.strictEqual(
         yield* Segments.format,
         [
           ...table(
-            "small 127.0.0.1:7000  client/0  small/0  #1       68 KiB   8 KiB   11.8%  68 KiB     2      none      0        1        client-detached"
+            "small 127.0.0.1:7000  client/0  small/0  #3       68 KiB   8 KiB   11.8%  68 KiB     2      none      0        1        client-detached"
           ),
           "3 segments, 128.13 MiB: 72 KiB used (0.1%), 136 KiB committed; 2 contexts, 5 leases, 3 regions"
         ].join("\n")

@@ -294,9 +294,9 @@ describe("Sessions", () => {
           yield* Sessions.formatVerbose,
           [
             "Connection                                   State        Rx-f      Tx-f      Flags     App       Namespace  Segment",
-            "[1:0][CT:T] 127.0.0.1:7001->127.0.0.1:49152  ESTABLISHED  12/65536  0/131072  rx-ended  server/0  n          server 127.0.0.1:7001 #0",
-            "[1:1][CT:T] 127.0.0.1:49152->127.0.0.1:7001  ESTABLISHED  0/131072  12/65536  tx-ended  client/0  n          server 127.0.0.1:7001 #0",
-            "[1:2][CT:T] 127.0.0.1:7000->127.0.0.1:49153  ACCEPTING    0/65536   0/131072  -         server/0  n          server 127.0.0.1:7000 #0",
+            "[1:0][CT:T] 127.0.0.1:7001->127.0.0.1:49152  ESTABLISHED  12/65536  0/131072  rx-ended  server/0  n          server 127.0.0.1:7001 #1",
+            "[1:1][CT:T] 127.0.0.1:49152->127.0.0.1:7001  ESTABLISHED  0/131072  12/65536  tx-ended  client/0  n          server 127.0.0.1:7001 #1",
+            "[1:2][CT:T] 127.0.0.1:7000->127.0.0.1:49153  ACCEPTING    0/65536   0/131072  -         server/0  n          server 127.0.0.1:7000 #2",
             "[1:0][CT:T] 127.0.0.1:49153->127.0.0.1:7000  HALF-OPEN    0/0       0/0       -         client/0  n          -",
             "[0:0][CT:T] 127.0.0.1:7000->*                LISTEN       0/0       0/0       -         server    n          -",
             "[0:1][CT:T] 127.0.0.1:7001->*                LISTEN       0/0       0/0       -         server    n          -"

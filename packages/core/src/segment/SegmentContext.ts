@@ -213,6 +213,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
   >()
   const removedUsers = new WeakSet<SegmentManager.SegmentUser>()
   let leaseCount = 0
+  let segmentCount = 0
 
   const lookup = ({ client, manager, server }: Request): SegmentsOfTriple | undefined => {
     const found = tables.get(manager)?.get(client)
@@ -298,6 +299,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     rx.references = 2
     tx.references = 2
     entry.committed += entry.context.pairBytes
+    entry.segment.manager.account.fifoMemory += entry.context.pairBytes
     entry.client.leases++
     entry.server.leases++
     leaseCount += 2
@@ -314,6 +316,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     fifos.releaseFifo(owned.rx)
     if (fifos.releaseFifo(owned.tx)) {
       entry.committed -= entry.context.pairBytes
+      entry.segment.manager.account.fifoMemory -= entry.context.pairBytes
       sortIn(entry)
     }
     leave(entry, entry[owned.side])
@@ -374,6 +377,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
 
   const addSegment = (request: Request, region: Region): Leases | undefined => {
     const segment = SegmentManager.addSegment(request.manager, memory, region)
+    segment.id = ++segmentCount
     // In this one, though another may have been drained while memory was waited for: one without leases nobody deletes.
     const { rxFifoSize, txFifoSize } = request.manager.properties
     const pair = segment.fifos.allocatePair(rxFifoSize, txFifoSize)
@@ -473,7 +477,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
         fifoBytes += size - availableBytes
         segments.push({
           listener: context.request.manager.name,
-          segment: segment.handle,
+          segment: segment.id,
           client: context.request.client.name,
           server: context.request.server.name,
           size,

@@ -60,7 +60,10 @@ export interface SegmentUser {
  * @since 0.1.0
  */
 export interface Segment {
+  /** Its place among the segments of its manager. */
   handle: HandleTable.Handle
+  /** What applications know it by: a number that no other segment of the session layer ever has. */
+  id: number
   readonly manager: SegmentManager
   readonly region: Region
   readonly fifos: FifoSegment.FifoSegment
@@ -86,8 +89,20 @@ export interface SegmentManager {
   /** Bytes that are set aside for the FIFOs of one connection. */
   readonly pairBytes: number
   readonly segments: HandleTable.HandleTable<Segment>
+  /** Where the bytes are counted that its FIFOs may come to use, until both sides have let go of them. */
+  readonly account: Account
   /** Whether its listener has gone: then its segments do not linger. */
   isClosed: boolean
+}
+
+/**
+ * What the managers of one owner count together.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Account {
+  fifoMemory: number
 }
 
 /**
@@ -112,7 +127,8 @@ export interface SegmentManager {
  */
 export const make = (
   name: string,
-  properties: Properties
+  properties: Properties,
+  account: Account = { fifoMemory: 0 }
 ): Effect.Effect<SegmentManager, SessionError.SessionError> => {
   for (const key of ["rxFifoSize", "txFifoSize"] as const) {
     const size = properties[key]
@@ -132,6 +148,7 @@ export const make = (
     regionBytes: FifoSegment.regionBytes(options),
     pairBytes,
     segments: new HandleTable.HandleTable<Segment>(),
+    account,
     isClosed: false
   })
 }
@@ -162,6 +179,7 @@ export const addSegment = (manager: SegmentManager, memory: SharedMemory["Servic
   const fifos = fifosIn(region, manager.options)
   const segment: Segment = {
     handle: HandleTable.NONE,
+    id: 0,
     manager,
     region,
     fifos,

@@ -61,7 +61,7 @@ export class App {
   sessions = 0
   /** Connects under way of all its workers. */
   halfOpens = 0
-  /** Bytes that the FIFOs of the connections it serves may come to use. */
+  /** Bytes that the FIFOs of the connections it serves may come to use, until both sides have let go of them. */
   fifoMemory = 0
   /** Connections that have arrived and that it has not accepted. */
   unaccepted = 0

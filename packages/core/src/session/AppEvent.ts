@@ -29,7 +29,7 @@ interface Event<Tag extends string> {
  */
 export interface SegmentAdded extends Event<"SegmentAdded"> {
   readonly listener: string
-  readonly segment: HandleTable.Handle
+  readonly segment: number
   readonly size: number
 }
 
@@ -41,7 +41,7 @@ export interface SegmentAdded extends Event<"SegmentAdded"> {
  */
 export interface SegmentDeleted extends Event<"SegmentDeleted"> {
   readonly listener: string
-  readonly segment: HandleTable.Handle
+  readonly segment: number
 }
 
 /**
@@ -55,7 +55,7 @@ export interface Accepted extends Event<"Accepted"> {
   readonly listener: Endpoint.Endpoint
   readonly local: Endpoint.Endpoint
   readonly remote: Endpoint.Endpoint
-  readonly segment: HandleTable.Handle
+  readonly segment: number
 }
 
 /**
@@ -68,7 +68,7 @@ export interface Connected extends Event<"Connected"> {
   readonly halfOpen: HandleTable.Handle
   readonly remote: Endpoint.Endpoint
   readonly result:
-    | { readonly _tag: "Success"; readonly session: SessionId; readonly segment: HandleTable.Handle }
+    | { readonly _tag: "Success"; readonly session: SessionId; readonly segment: number }
     | { readonly _tag: "Failure"; readonly error: SessionError.SessionError }
 }
 

@@ -176,8 +176,8 @@ export class AppListener {
     return why ?? NOBODY_LISTENS
   }
 
-  /** Why this worker takes no connection now, or nothing. */
-  whyNot({ manager, queue }: Server): string | undefined {
-    return queue.refusal ?? this.app.whyNotAccept(manager.pairBytes)
+  /** Why this worker takes no connection now that needs so many bytes more, or nothing. */
+  whyNot({ manager, queue }: Server, bytes: number = manager.pairBytes): string | undefined {
+    return queue.refusal ?? this.app.whyNotAccept(bytes)
   }
 }

@@ -51,7 +51,7 @@ export class AppWorker implements SegmentUser {
       _tag: "SegmentAdded",
       worker: this.name,
       listener: segment.manager.name,
-      segment: segment.handle,
+      segment: segment.id,
       size: segment.fifos.size
     })
   }
@@ -65,7 +65,7 @@ export class AppWorker implements SegmentUser {
         _tag: "SegmentDeleted",
         worker: this.name,
         listener: segment.manager.name,
-        segment: segment.handle
+        segment: segment.id
       })
     }
     // In this thread, whoever could touch it has closed.

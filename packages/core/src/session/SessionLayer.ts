@@ -354,7 +354,7 @@ export const make = (
       const queue = new AcceptQueue(app, backlog)
       const name = `${app.name} ${isProxy ? "proxy" : Endpoint.format(endpoint)}`
       const servers = yield* Effect.forEach(options.workers, (worker) =>
-        Effect.map(SegmentManager.make(name, app.properties), (manager) => ({ worker, manager, queue }))
+        Effect.map(SegmentManager.make(name, app.properties, app), (manager) => ({ worker, manager, queue }))
       )
       const found = tables.map((table) => table.find(endpoint, isProxy)).filter((other) => other !== undefined)
       if (found.length > 0) {

@@ -176,11 +176,14 @@ class CutThroughTransport implements Transport {
       return
     }
     // Memory may have been waited for: the listener may be gone, and so may the client.
-    const refused = listener.whyNot(server)
+    const refused = listener.whyNot(server, 0)
     if (halfOpen === undefined || refused !== undefined) {
       layer.segments.release(leases.client)
       layer.segments.release(leases.server)
-      if (halfOpen !== undefined && refused !== undefined) this.answer(halfOpen, refusal(halfOpen, refused))
+      if (halfOpen === undefined || refused === undefined) return
+      // One worker listens no more, but others may.
+      if (server.queue.isClosed && !listener.isClosed) this.migrated(halfOpen.worker, handle)
+      else this.answer(halfOpen, refusal(halfOpen, refused))
       return
     }
     const session = this.makeSession(
@@ -192,7 +195,6 @@ class CutThroughTransport implements Transport {
       new LocalDoorbell()
     )
     session.halfOpen = handle
-    session.app.app.fifoMemory += pairBytes(session)
     halfOpen.server = session
     halfOpen.leases = leases
     session.become("accepting")
@@ -205,7 +207,7 @@ class CutThroughTransport implements Transport {
         listener: listener.endpoint,
         local: session.local,
         remote: session.remote,
-        segment: session.lease.segment.handle
+        segment: session.lease.segment.id
       })
     }
     if (listener.approval === "listener") this.accept(session)
@@ -278,7 +280,7 @@ class CutThroughTransport implements Transport {
         remote: halfOpen.remote,
         result:
           result instanceof Session
-            ? { _tag: "Success", session: result.id, segment: result.lease.segment.handle }
+            ? { _tag: "Success", session: result.id, segment: result.lease.segment.id }
             : { _tag: "Failure", error: result }
       })
       client.app.tell({ _tag: "HalfOpenCleanup", worker: client.name, halfOpen: halfOpen.handle })
@@ -376,7 +378,6 @@ class CutThroughTransport implements Transport {
     tell(session, "CleanupTransport")
     session.become("closed")
     connections.removeSession(session)
-    if (session.side === "server") session.app.app.fifoMemory -= pairBytes(session)
     tell(session, "CleanupSession")
     segments.release(session.lease)
     session.onClosed?.()
@@ -458,8 +459,6 @@ const tell = (
   const { app } = session.app
   if (app.isObserved) app.tell({ _tag: tag, worker: session.app.name, session: session.id })
 }
-
-const pairBytes = ({ lease }: Session): number => lease.segment.manager.pairBytes
 
 const refusal = ({ remote }: HalfOpen, why: string): SessionError.SessionError =>
   SessionError.make(new SessionError.Refused({ endpoint: Endpoint.format(remote), why }))

@@ -63,7 +63,7 @@ describe("AppWorker", () => {
             _tag,
             worker: worker.name,
             listener: "app",
-            segment: segments[which].handle,
+            segment: segments[which].id,
             ...(_tag === "SegmentAdded" ? { size: 2 * PAGE } : undefined)
           })) as ReadonlyArray<AppEvent>
         releaseAll(first)
