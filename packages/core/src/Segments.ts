@@ -125,7 +125,21 @@ const formatFlags = ({ clientDetached, lingers, serverDetached }: SegmentStats):
 export const format: Effect.Effect<string, never, SessionLayer> = Effect.map(stats, (stats) => {
   const { committedBytes, contexts, leases, regions, segments, size, usage, usedBytes } = stats
   const table = Table.format(
-    ["Listener", "Client", "Server", "Segment", "Size", "Used", "Usage", "Committed", "Fifos", "Pressure", "Clients", "Servers", "Flags"],
+    [
+      "Listener",
+      "Client",
+      "Server",
+      "Segment",
+      "Size",
+      "Used",
+      "Usage",
+      "Committed",
+      "Fifos",
+      "Pressure",
+      "Clients",
+      "Servers",
+      "Flags"
+    ],
     segments.map((segment) => [
       segment.listener,
       segment.client,

@@ -164,6 +164,8 @@ interface Entry {
 /** All segments of one (listener's manager, client worker, server worker). */
 interface SegmentsOfTriple {
   readonly request: Request
+  /** Its place among all contexts. */
+  place: number
   readonly pairBytes: number
   readonly entries: Array<Entry>
   /** Those with room for a pair, so that finding one costs the same however many are full. */
@@ -212,6 +214,8 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     WeakMap<SegmentManager.SegmentUser, Array<SegmentsOfTriple>>
   >()
   const removedUsers = new WeakSet<SegmentManager.SegmentUser>()
+  // Not the time of day, which people set back.
+  const now = () => Number(clock.monotonicTimeNanosUnsafe() / 1_000_000n)
   let leaseCount = 0
   let segmentCount = 0
 
@@ -229,6 +233,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     const { client, manager } = request
     const context: SegmentsOfTriple = {
       request,
+      place: 0,
       pairBytes: manager.pairBytes,
       entries: [],
       open: []
@@ -238,7 +243,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     const sharing = clients.get(client)
     if (sharing === undefined) clients.set(client, [context])
     else sharing.push(context)
-    contexts.push(context)
+    context.place = contexts.push(context) - 1
     return context
   }
 
@@ -249,7 +254,12 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     entry.timer?.interruptUnsafe()
     if (entries.length > 0) return
     drop(tables.get(request.manager)!.get(request.client)!, entry.context)
-    drop(contexts, entry.context)
+    // The last one takes its place, so that leaving costs the same however many there are.
+    const last = contexts.pop()!
+    if (last !== entry.context) {
+      contexts[entry.context.place] = last
+      last.place = entry.context.place
+    }
   }
 
   const close = (entry: Entry) => {
@@ -344,7 +354,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     manager.properties.linger === undefined ? 0 : Duration.toMillis(manager.properties.linger)
 
   const drained = (entry: Entry): void => {
-    entry.drainedAt = clock.currentTimeMillisUnsafe()
+    entry.drainedAt = now()
     // One timer for a segment, however often it is drained and used again: it looks when it goes off.
     entry.timer ??= fork(lingerOut(entry))
   }
@@ -353,7 +363,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     Effect.gen(function* () {
       const time = lingerTime(entry.segment.manager)
       while (entry.client.leases + entry.server.leases === 2) {
-        const left = entry.drainedAt + time - clock.currentTimeMillisUnsafe()
+        const left = entry.drainedAt + time - now()
         if (left <= 0) break
         yield* Effect.sleep(left)
       }

@@ -209,12 +209,18 @@ const remove = (segment: Segment, memory: SharedMemory["Service"]): void => {
   let waiting = segment.users.length + 1
   for (const user of segment.users) {
     let isAcknowledged = false
-    user.segmentDeleted(segment, () => {
+    const acknowledge = () => {
       if (isAcknowledged) return
       isAcknowledged = true
       // The last one to acknowledge may do so long after the scope has closed.
       if (--waiting === 0) release(segment, memory)
-    })
+    }
+    try {
+      user.segmentDeleted(segment, acknowledge)
+    } catch (defect) {
+      // The others are told all the same. What this one still maps serves nobody else.
+      Effect.runFork(Effect.logError("A user of a segment could not be told that it is gone", defect))
+    }
   }
   if (--waiting === 0) release(segment, memory)
 }

@@ -9,13 +9,18 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import * as Scope from "effect/Scope"
 import { interruptEverywhere } from "../runtime/stepping.ts"
 import {
   assertAlive,
   assertAtRest,
   assertLeases,
+  assertOther,
   assertRest,
+  assertSame,
+  assertSameItems,
   assertUsable,
   cannotMap,
   everyInterleaving,
@@ -58,10 +63,10 @@ describe("SegmentContext", () => {
     const { client, contexts, memory, server } = world
     const leases = world.acquire()
     assert.deepStrictEqual([leases.rx.references, leases.tx.references], [2, 2])
-    assert.strictEqual(leases.client.segment, leases.server.segment)
+    assertSame(leases.client.segment, leases.server.segment)
     assert.deepStrictEqual([leases.client.side, leases.server.side], ["client", "server"])
-    assert.deepStrictEqual([...client.mapped], [leases.client.segment])
-    assert.deepStrictEqual([...server.mapped], [leases.client.segment])
+    assertSameItems(client.mapped, [leases.client.segment])
+    assertSameItems(server.mapped, [leases.client.segment])
     assert.deepStrictEqual(contexts.stats(), {
       contexts: 1,
       leases: 2,
@@ -71,7 +76,7 @@ describe("SegmentContext", () => {
           listener: "manager",
           client: "client",
           server: "server",
-          segment: leases.client.segment.handle,
+          segment: leases.client.segment.id,
           size: 4 * PAIR,
           availableBytes: 3 * PAIR,
           committedBytes: PAIR,
@@ -115,6 +120,54 @@ describe("SegmentContext", () => {
     assertRest(world)
   })
 
+  it("the account of a manager holds what pairs may come to use, until both sides have let go", () => {
+    const account = { fifoMemory: 0 }
+    const world = setUp({ account })
+    const { client, contexts, request, server } = world
+    const larger = makeManager(
+      { segmentSize: 100 * PAGE, rxFifoSize: 10 * PAGE, txFifoSize: 5 * PAGE },
+      "larger",
+      account
+    )
+    const [first, second] = [world.acquire(), world.acquire()]
+    const third = assertLeases(contexts.tryAcquire({ manager: larger, client, server }))
+    assert.strictEqual(account.fifoMemory, 2 * PAIR + 15 * PAGE)
+    contexts.release(first.client)
+    contexts.release(third.server)
+    assert.strictEqual(account.fifoMemory, 2 * PAIR + 15 * PAGE)
+    for (let i = 0; i < 2; i++) contexts.release(first.server)
+    assert.strictEqual(account.fifoMemory, PAIR + 15 * PAGE)
+    contexts.release(third.client)
+    assert.strictEqual(account.fifoMemory, PAIR)
+    releaseBoth(world, second)
+    assert.strictEqual(account.fifoMemory, 0)
+    server.failNext()
+    assert.instanceOf(contexts.tryAcquire(request), SessionError.SessionError)
+    assert.strictEqual(account.fifoMemory, 0)
+    assertAtRest(contexts, world.memory, [larger])
+    assertRest(world)
+  })
+
+  it("each segment has a number that no other has, of any manager and at any time", () => {
+    const world = setUp()
+    const { client, contexts, server } = world
+    const ids: Array<number> = []
+    for (let i = 0; i < 10; i++) {
+      const all = [world.manager, makeManager({}, "other")].map((manager) =>
+        assertLeases(contexts.tryAcquire({ manager, client, server }))
+      )
+      ids.push(...contexts.stats().segments.map(({ segment }) => segment))
+      assert.deepStrictEqual(
+        all.map((leases) => leases.client.segment.id),
+        ids.slice(-2)
+      )
+      for (const leases of all) releaseBoth(world, leases)
+    }
+    assert.strictEqual(new Set(ids).size, 20)
+    assert.isTrue(ids.every((id) => Number.isSafeInteger(id) && id > 0))
+    assertRest(world)
+  })
+
   it("releasing a lease again does nothing", () => {
     const world = setUp()
     const { contexts } = world
@@ -136,13 +189,13 @@ describe("SegmentContext", () => {
     const leases = Array.from({ length: 9 }, () => world.acquire())
     const [a, b, c] = [0, 3, 6].map((i) => leases[i].client.segment)
     const segments = () => leases.map((lease) => lease.client.segment)
-    assert.deepStrictEqual(segments(), [a, a, a, b, b, b, c, c, c])
+    assertSameItems(segments(), [a, a, a, b, b, b, c, c, c])
     for (const index of [0, 3, 4, 6, 7]) releaseBoth(world, leases[index])
     // Pairs left: a 1, b 2, c 2.
     leases.push(world.acquire(), world.acquire(), world.acquire(), world.acquire(), world.acquire(), world.acquire())
     const [d] = segments().slice(-1)
-    assert.deepStrictEqual(segments().slice(9), [b, c, a, b, c, d])
-    assert.notInclude([a, b, c], d)
+    assertSameItems(segments().slice(9), [b, c, a, b, c, d])
+    assertOther(d, a, b, c)
     for (const pair of leases) releaseBoth(world, pair)
     assertRest(world)
   })
@@ -153,12 +206,12 @@ describe("SegmentContext", () => {
     const [first, second] = [world.acquire(), world.acquire()]
     contexts.release(first.client)
     const third = world.acquire()
-    assert.notStrictEqual(third.client.segment, first.client.segment)
+    assertOther(third.client.segment, first.client.segment)
     const fourth = world.acquire()
-    assert.strictEqual(fourth.client.segment, third.client.segment)
+    assertSame(fourth.client.segment, third.client.segment)
     contexts.release(first.server)
     const fifth = world.acquire()
-    assert.strictEqual(fifth.client.segment, first.client.segment)
+    assertSame(fifth.client.segment, first.client.segment)
     for (const leases of [second, third, fourth, fifth]) releaseBoth(world, leases)
     assertRest(world)
   })
@@ -171,7 +224,7 @@ describe("SegmentContext", () => {
       const first = world.acquire()
       contexts.release(first[gone])
       const second = world.acquire()
-      assert.notStrictEqual(second.client.segment, first.client.segment)
+      assertOther(second.client.segment, first.client.segment)
       assert.strictEqual(contexts.stats().segments.length, 2)
       // The flag does not come back either when there are connections on the other segment.
       contexts.release(second[gone])
@@ -187,7 +240,7 @@ describe("SegmentContext", () => {
     const world = setUp()
     const { client, contexts, manager } = world
     const leases = assertLeases(contexts.tryAcquire({ manager, client, server: client }))
-    assert.deepStrictEqual([...client.mapped], [leases.client.segment])
+    assertSameItems(client.mapped, [leases.client.segment])
     releaseBoth(world, leases)
     assert.strictEqual(client.deleted.size, 1)
     assertRest(world)
@@ -211,6 +264,32 @@ describe("SegmentContext", () => {
     for (const i of [3, 6, 0, 5, 1, 7, 2, 4]) releaseBoth(world, all[i])
     assertAtRest(contexts, memory, managers, users)
   })
+
+  it.effect(
+    "what others have added to a segment's scope runs when its last lease is released, however long it takes",
+    () =>
+      Effect.gen(function* () {
+        const world = setUp()
+        const leases = world.acquire()
+        const [started, go] = [Latch.makeUnsafe(), Latch.makeUnsafe()]
+        yield* Scope.addFinalizer(leases.client.segment.scope, Effect.andThen(started.open, go.await))
+        releaseBoth(world, leases)
+        yield* started.await
+        // It was added last, so it runs first: the segment is not deleted yet, and nobody gets it any more.
+        assert.deepStrictEqual(world.contexts.stats().segments, [])
+        assert.isTrue(world.client.mapped.has(leases.client.segment))
+        const next = world.acquire()
+        assertOther(next.client.segment.region, leases.client.segment.region)
+        const deleted = Latch.makeUnsafe()
+        world.client.whenDeleted = () => void deleted.openUnsafe()
+        yield* go.open
+        yield* deleted.await
+        // This fiber may go on while the client is still being told.
+        yield* Effect.yieldNow
+        releaseBoth(world, next)
+        assertRest(world)
+      })
+  )
 
   describe("which segments have room is known without asking them", () => {
     /** Counts the tries, which nothing else shows: a segment that was asked in vain is only slower. */
@@ -240,17 +319,17 @@ describe("SegmentContext", () => {
         assert.strictEqual(segments.length, 10)
         const tries = countTries(segments)
         const next = world.acquire()
-        assert.notInclude(segments, next.client.segment)
+        assertOther(next.client.segment, ...segments)
         assert.strictEqual(tries(), 0)
         releaseBoth(world, full[6])
         // The other segment is as empty, and has been for longer.
         const [second, third] = [world.acquire(), world.acquire()]
-        assert.strictEqual(second.client.segment, next.client.segment)
-        assert.strictEqual(third.client.segment, full[6].client.segment)
+        assertSame(second.client.segment, next.client.segment)
+        assertSame(third.client.segment, full[6].client.segment)
         assert.strictEqual(tries(), 1)
         // Both are full again.
         const last = world.acquire()
-        assert.notInclude([...segments, next.client.segment], last.client.segment)
+        assertOther(last.client.segment, ...segments, next.client.segment)
         assert.strictEqual(tries(), 1)
         for (const leases of [...full, next, second, third, last]) releaseBoth(world, leases)
         assertRest(world)
@@ -266,7 +345,7 @@ describe("SegmentContext", () => {
         for (const leases of pairs) contexts.release(leases[gone])
         for (const leases of pairs.slice(1)) releaseBoth(world, leases)
         const next = world.acquire()
-        assert.notStrictEqual(next.client.segment, pairs[0].client.segment)
+        assertOther(next.client.segment, pairs[0].client.segment)
         assert.strictEqual(tries(), 0)
         for (const leases of [...pairs, next]) releaseBoth(world, leases)
         assertRest(world)
@@ -300,7 +379,7 @@ describe("SegmentContext", () => {
       assertRest(world)
       const first = world.acquire()
       const second = assertLeases(whileLocked(world, () => contexts.tryAcquire(request)))
-      assert.strictEqual(second.client.segment, first.client.segment)
+      assertSame(second.client.segment, first.client.segment)
       const before = contexts.stats()
       assert.isUndefined(whileLocked(world, () => contexts.tryAcquire(request)))
       assert.isUndefined(whileLocked(world, () => contexts.tryAcquire({ manager, client: server, server: client })))
@@ -327,7 +406,7 @@ describe("SegmentContext", () => {
         const first = yield* Fiber.join(fiber)
         // There is room now: no memory has to be waited for.
         const second = assertLeases(contexts.tryAcquire(request))
-        assert.strictEqual(second.client.segment, first.client.segment)
+        assertSame(second.client.segment, first.client.segment)
         assert.strictEqual(slow.asked, 1)
         for (const leases of [first, second]) releaseBoth(world, leases)
         assertRest(world)
@@ -489,7 +568,7 @@ describe("SegmentContext", () => {
       const first = world.acquire()
       const more: Array<SegmentContext.Leases> = []
       client.whenDeleted = (segment) => {
-        assert.isUndefined(manager.segments.get(segment.handle))
+        assertSame(manager.segments.get(segment.handle), undefined)
         assert.deepStrictEqual(contexts.stats().segments, [])
         client.whenDeleted = () => {}
         more.push(assertLeases(contexts.tryAcquire(request)))
@@ -499,7 +578,7 @@ describe("SegmentContext", () => {
       releaseBoth(world, first)
       assert.strictEqual(more.length, 1)
       assertUsable(request, more[0])
-      assert.notStrictEqual(more[0].client.segment, first.client.segment)
+      assertOther(more[0].client.segment, first.client.segment)
       releaseBoth(world, more[0])
       assertRest(world)
     })
@@ -596,7 +675,7 @@ describe("SegmentContext", () => {
         more.push(assertLeases(contexts.tryAcquire(request)))
       }
       const leases = world.acquire()
-      assert.strictEqual(leases.client.segment, more[0].client.segment)
+      assertSame(leases.client.segment, more[0].client.segment)
       for (const pair of [leases, ...more]) {
         assertUsable(request, pair)
         releaseBoth(world, pair)
@@ -623,13 +702,13 @@ describe("SegmentContext", () => {
         const [other] = world[order[1]].unacknowledged
         for (let i = 0; i < 3; i++) one()
         const second = world.acquire()
-        assert.notStrictEqual(second.client.segment.region, first.client.segment.region)
+        assertOther(second.client.segment.region, first.client.segment.region)
         assert.deepInclude(memory.stats(), { regions: 2, pooledRegions: 0 })
         for (let i = 0; i < 3; i++) other()
         assert.deepInclude(memory.stats(), { regions: 1, pooledRegions: 1 })
         // Now it serves again.
         const third = assertLeases(contexts.tryAcquire({ ...request, client: request.server, server: request.client }))
-        assert.strictEqual(third.client.segment.region, first.client.segment.region)
+        assertSame(third.client.segment.region, first.client.segment.region)
         for (const acknowledge of [one, other]) acknowledge()
         assertUsable(request, third)
         for (const leases of [second, third]) releaseBoth(world, leases)

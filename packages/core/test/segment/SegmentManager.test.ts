@@ -1,6 +1,7 @@
 import { MAX_FIFO_BYTES } from "@cut-through/core/memory/Fifo"
 import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
 import type { Region } from "@cut-through/core/memory/SharedMemory"
+import { SharedWords } from "@cut-through/core/memory/SharedWords"
 import * as Finalizer from "@cut-through/core/runtime/Finalizer"
 import * as SegmentManager from "@cut-through/core/segment/SegmentManager"
 import { assert, describe, it } from "@effect/vitest"
@@ -9,7 +10,17 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
-import { makeManager, makeMemory, type Memory, PAGE, PAIR, User } from "./fixtures.ts"
+import {
+  assertOther,
+  assertSame,
+  assertSameItems,
+  makeManager,
+  makeMemory,
+  type Memory,
+  PAGE,
+  PAIR,
+  User
+} from "./fixtures.ts"
 
 const MIB = 1024 * 1024
 
@@ -90,7 +101,7 @@ describe("SegmentManager", () => {
       const memory = makeMemory()
       const segment = addTo(manager, memory)
       assert.isDefined(segment.fifos.allocatePair(MIB / 2, MIB / 2 + 1))
-      assert.isUndefined(segment.fifos.allocatePair(1, 1))
+      assertSame(segment.fifos.allocatePair(1, 1), undefined)
       deleteNow(segment)
       assert.deepInclude(memory.stats(), { regions: 0, bytes: 0 })
     })
@@ -103,11 +114,13 @@ describe("SegmentManager", () => {
       // Two pages and one.
       pairBytes: 3 * PAGE,
       options: { size: 10 * PAGE + 1, maxFifos: 6 },
+      account: { fifoMemory: 0 },
       isClosed: false
     })
     assert.deepStrictEqual(SegmentManager.segmentOptions(manager.properties), manager.options)
     assert.strictEqual(manager.regionBytes, FifoSegment.regionBytes(manager.options))
     assert.strictEqual(manager.segments.size, 0)
+    assert.notStrictEqual(makeManager().account, makeManager().account)
   })
 
   it("a segment is in its manager until it is deleted, and then its region is free", () => {
@@ -115,16 +128,16 @@ describe("SegmentManager", () => {
     const manager = makeManager()
     const first = addTo(manager, memory)
     const second = addNow(manager, memory)
-    assert.deepStrictEqual([...manager.segments], [first, second])
-    assert.strictEqual(manager.segments.get(first.handle), first)
+    assertSameItems(manager.segments, [first, second])
+    assertSame(manager.segments.get(first.handle), first)
     assert.strictEqual(first.manager, manager)
     assert.strictEqual(first.fifos.size, manager.properties.segmentSize)
     assert.strictEqual(memory.stats().regions, 2)
     assert.strictEqual(first.region.words.byteLength, manager.regionBytes)
 
     deleteNow(first)
-    assert.isUndefined(manager.segments.get(first.handle))
-    assert.deepStrictEqual([...manager.segments], [second])
+    assertSame(manager.segments.get(first.handle), undefined)
+    assertSameItems(manager.segments, [second])
     assert.strictEqual(memory.stats().regions, 1)
     // Closing a scope again does nothing.
     deleteNow(first)
@@ -141,7 +154,7 @@ describe("SegmentManager", () => {
     const user = new User()
     const segment = addFor([user], manager, memory)
     const rest = SegmentManager.deleteSegment(segment)
-    assert.deepStrictEqual([...user.deleted], [segment])
+    assertSameItems(user.deleted, [segment])
     assert.deepInclude(memory.stats(), { regions: 0, pooledRegions: 1 })
     // Nothing to wait for: no fiber is needed.
     assert.isTrue(Exit.isExit(rest) && Exit.isSuccess(rest))
@@ -169,49 +182,71 @@ describe("SegmentManager", () => {
   )
 
   describe("a segment in a region that was used before is like new", () => {
-    const assertLikeNew = (segment: SegmentManager.Segment) => {
+    const assertLikeNew = (segment: SegmentManager.Segment, isDividedAnew: boolean) => {
       const { fifos, manager, region } = segment
       assert.strictEqual(fifos.availableBytes, fifos.size)
-      assert.deepInclude(fifos, { size: manager.options.size, activeFifos: 0, virtualBytes: 0, pressure: "none" })
+      const { activeFifos, pressure, size, virtualBytes } = fifos
+      assert.deepStrictEqual(
+        { activeFifos, pressure, size, virtualBytes },
+        { activeFifos: 0, pressure: "none", size: manager.options.size, virtualBytes: 0 }
+      )
       const data = bytesOf(region).subarray(fifos.chunks.offset(0))
       assert.isTrue(data.every((byte) => byte === 0))
+      // Its tables are those of a segment in memory that nobody has used. (Where they serve again, free chunks are small.)
+      const fresh = new SharedWords(new ArrayBuffer(manager.regionBytes))
+      const tables = FifoSegment.make(fresh, manager.options).chunks.descriptor(fifos.chunks.units) * 4
+      const written = bytesOf(region)
+      const different = fresh.view(0, tables).findIndex((byte, at) => byte !== written[at])
+      if (isDividedAnew) assert.strictEqual(different, -1, "where a table is different")
       const pairs = Math.floor(manager.options.size / manager.pairBytes)
       for (let i = 0; i < pairs; i++) {
         const { rxFifoSize, txFifoSize } = manager.properties
         const pair = fifos.allocatePair(rxFifoSize, txFifoSize)
         assert.isDefined(pair)
-        for (const fifo of pair) assert.deepInclude(fifo, { used: 0, isCorrupt: false })
+        for (const { isCorrupt, used } of pair)
+          assert.deepStrictEqual({ isCorrupt, used }, { isCorrupt: false, used: 0 })
       }
     }
 
-    const other = { segmentSize: 4 * PAIR, rxFifoSize: 3 * PAGE, txFifoSize: PAGE } as const
+    // Tables of another length, and yet as many bytes.
+    const sizes = { segmentSize: 28 * PAGE, rxFifoSize: PAGE, txFifoSize: PAGE }
+    const otherSizes = { segmentSize: 29 * PAGE, rxFifoSize: 14 * PAGE, txFifoSize: 14 * PAGE }
+    // Only the number of FIFOs differs.
+    const fewerFifos = { ...sizes, txFifoSize: 2 * PAGE }
     const ways = {
-      "for a segment alike, when memory is to be had at once": [addNow, {}],
-      "for a segment alike, when memory is waited for": [addTo, {}],
-      // Fewer headers, and yet in as many pages.
-      "for a segment that is divided in another way, when memory is to be had at once": [addNow, other],
-      "for a segment that is divided in another way, when memory is waited for": [addTo, other]
+      "for a segment alike, when memory is to be had at once": [addNow, sizes],
+      "for a segment alike, when memory is waited for": [addTo, sizes],
+      "for a segment of another size, when memory is to be had at once": [addNow, otherSizes],
+      "for a segment of another size, when memory is waited for": [addTo, otherSizes],
+      "for a segment with fewer FIFOs, when memory is to be had at once": [addNow, fewerFifos],
+      "for a segment with fewer FIFOs, when memory is waited for": [addTo, fewerFifos]
     } as const
 
     for (const [way, [add, properties]] of Object.entries(ways)) {
       for (const isEmpty of [true, false]) {
         it(`${way}, after one whose FIFOs were ${isEmpty ? "all" : "not"} freed`, () => {
           const memory = makeMemory()
-          const [manager, next] = [makeManager(), makeManager(properties)]
+          const [manager, next] = [makeManager(sizes), makeManager(properties)]
           assert.strictEqual(next.regionBytes, manager.regionBytes)
           const used = addNow(manager, memory)
           const fifos = [...fillPair(used), ...fillPair(used), ...fillPair(used)]
-          used.fifos.resizeFifo(fifos[0], 8 * PAGE)
-          fifos[0].enqueue(new Uint8Array(8 * PAGE).fill(0xff), 0, 8 * PAGE)
+          used.fifos.resizeFifo(fifos[0], 28 * PAGE)
+          fifos[0].enqueue(new Uint8Array(28 * PAGE).fill(0xff), 0, 28 * PAGE)
           assert.strictEqual(used.fifos.pressure, "exhausted")
           if (isEmpty) for (const fifo of fifos) used.fifos.releaseFifo(fifo)
           deleteNow(used)
           const again = add(next, memory)
-          assert.strictEqual(again.region, used.region)
+          assertSame(again.region, used.region)
           // Dividing it anew is spared only where nothing would be different.
-          assert.strictEqual(again.fifos === used.fifos, isEmpty && add === addNow && properties !== other)
-          assertLikeNew(again)
+          const isDividedAnew = !isEmpty || add === addTo || properties !== sizes
+          assert.strictEqual(again.fifos !== used.fifos, isDividedAnew)
+          assertLikeNew(again, isDividedAnew)
+          // This one leaves FIFOs in any case: what an earlier one has left is of no use any more.
           deleteNow(again)
+          const last = addNow(next, memory)
+          assertSame(last.region, used.region)
+          assertLikeNew(last, true)
+          deleteNow(last)
           assert.deepInclude(memory.stats(), { regions: 0, bytes: 0, pooledRegions: 1 })
         })
       }
@@ -232,7 +267,7 @@ describe("SegmentManager", () => {
         const segment = addFor(users, manager, memory)
         deleteNow(segment)
         assert.strictEqual(manager.segments.size, 0)
-        for (const user of users) assert.deepStrictEqual([...user.deleted], [segment])
+        for (const user of users) assertSameItems(user.deleted, [segment])
         const [first, last] = order.map((i) => users[i].unacknowledged[0])
         for (let i = 0; i < 3; i++) {
           assert.deepInclude(memory.stats(), { regions: 1, pooledRegions: 0 })
@@ -240,7 +275,7 @@ describe("SegmentManager", () => {
         }
         // Whoever is late may still write where it is mapped: the next segment lies elsewhere.
         const next = addNow(manager, memory)
-        assert.notStrictEqual(next.region, segment.region)
+        assertOther(next.region, segment.region)
         segment.region.words.store(0, -1)
         last()
         assert.deepInclude(memory.stats(), { regions: 1, pooledRegions: 1 })
@@ -271,6 +306,19 @@ describe("SegmentManager", () => {
       deleteNow(addFor(users, makeManager(), memory))
       assert.deepStrictEqual(regions, [1])
       assert.deepInclude(memory.stats(), { regions: 0, pooledRegions: 1 })
+    })
+
+    it("one cannot be told: the others are, and its region serves nobody else", () => {
+      const memory = makeMemory()
+      const broken = new User()
+      broken.segmentDeleted = () => {
+        throw new Error("gone")
+      }
+      const user = new User()
+      const segment = addFor([broken, user], makeManager(), memory)
+      deleteNow(segment)
+      assertSameItems(user.deleted, [segment])
+      assert.deepInclude(memory.stats(), { regions: 1, pooledRegions: 0 })
     })
 
     it("nobody was told, so nobody is waited for", () => {

@@ -20,6 +20,26 @@ export const PAIR = 2 * PAGE
 export type Memory = SharedMemory.SharedMemory["Service"]
 export type Contexts = SegmentContext.SegmentContext["Service"]
 
+// Not `strictEqual` and its like: when they fail they print both, whole regions of memory.
+
+/** That it is this one, and not one like it. */
+export const assertSame = (actual: unknown, expected: unknown, message = "it is another one"): void =>
+  assert.isTrue(actual === expected, message)
+
+/** That it is none of these. */
+export const assertOther = (actual: unknown, ...others: ReadonlyArray<unknown>): void =>
+  assert.isFalse(others.includes(actual), "it is the same")
+
+/** That they are these, in this order. */
+export const assertSameItems = (actual: Iterable<unknown>, expected: ReadonlyArray<unknown>): void => {
+  const found = Array.from(actual, (item) => expected.indexOf(item))
+  assert.deepStrictEqual(
+    found,
+    expected.map((item) => expected.indexOf(item)),
+    "places of what there is among what there should be"
+  )
+}
+
 /** What a user throws that cannot map a segment. */
 export const cannotMap = new Error("no address space left")
 
@@ -107,10 +127,11 @@ export const makeContexts = (memory: Memory): Contexts => Effect.runSync(context
 
 export const makeManager = (
   properties: Partial<SegmentManager.Properties> = {},
-  name = "manager"
+  name = "manager",
+  account?: SegmentManager.Account
 ): SegmentManager.SegmentManager =>
   Effect.runSync(
-    SegmentManager.make(name, { segmentSize: 4 * PAIR, rxFifoSize: PAGE, txFifoSize: PAGE, ...properties })
+    SegmentManager.make(name, { segmentSize: 4 * PAIR, rxFifoSize: PAGE, txFifoSize: PAGE, ...properties }, account)
   )
 
 /** At rest there is nothing. */
@@ -122,7 +143,10 @@ export const assertAtRest = (
 ): void => {
   assert.deepStrictEqual(contexts.stats(), { contexts: 0, leases: 0, fifoBytes: 0, segments: [] })
   assert.deepInclude(memory.stats(), { regions: 0, bytes: 0 })
-  for (const manager of managers) assert.strictEqual(manager.segments.size, 0, "a manager still has segments")
+  for (const manager of managers) {
+    assert.strictEqual(manager.segments.size, 0, "a manager still has segments")
+    assert.strictEqual(manager.account.fifoMemory, 0, "an account is not settled")
+  }
   for (const user of users) {
     assert.strictEqual(user.mapped.size, 0, "a user still has segments mapped")
     assert.deepStrictEqual(user.complaints, [])
@@ -146,14 +170,16 @@ export interface WorldOptions extends Partial<SegmentManager.Properties> {
   /** Pairs in a segment. Default 4. */
   readonly pairs?: number
   readonly memory?: Memory
+  /** Where the manager counts. Default: an account of its own. */
+  readonly account?: SegmentManager.Account
 }
 
 /** A world on the clock of the test. */
 export const makeWorld = (options: WorldOptions = {}): Effect.Effect<World> => {
-  const { memory = makeMemory(), pairs = 4, ...properties } = options
+  const { account, memory = makeMemory(), pairs = 4, ...properties } = options
   const locks = makeLocks()
   return Effect.map(contextsOver(memory, locks.service), (contexts) => {
-    const manager = makeManager({ segmentSize: pairs * PAIR, ...properties })
+    const manager = makeManager({ segmentSize: pairs * PAIR, ...properties }, undefined, account)
     const [client, server] = [new User("client"), new User("server")]
     const request = { manager, client, server }
     return {
@@ -204,8 +230,8 @@ export const assertAlive = ({ rx, tx }: SegmentContext.Leases): void => {
 /** What anybody may rely on who has leases: their segment exists, both users know of it, and bytes pass. */
 export const assertUsable = (request: SegmentContext.Request, leases: SegmentContext.Leases): void => {
   const { segment } = leases.client
-  assert.strictEqual(leases.server.segment, segment)
-  assert.strictEqual(request.manager.segments.get(segment.handle), segment, "leases on a segment that is gone")
+  assertSame(leases.server.segment, segment)
+  assertSame(request.manager.segments.get(segment.handle), segment, "leases on a segment that is gone")
   for (const user of [request.client, request.server]) {
     assert.isTrue((user as User).mapped.has(segment), "leases on a segment that a user does not know of")
   }
