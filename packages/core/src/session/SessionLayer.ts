@@ -402,19 +402,21 @@ export const make = (
       Effect.suspend(() => {
         if (queue.isClosed) return Effect.void
         queue.isClosed = true
+        const leave = Effect.suspend(() => {
+          const removed = listener.removeServers(queue)
+          if (listener.servers.length > 0) return Effect.succeed(removed)
+          listener.isClosed = true
+          listeners.remove(listener.handle)
+          listener.app.namespace.table.remove(listener)
+          global.table.remove(listener)
+          listener.app.listeners.delete(listener)
+          return Effect.as(stopTransports(listener), removed)
+        })
+        // Behind the lock, because applications are told of segments that linger no more.
         return Effect.uninterruptible(
-          binding.withLock(
-            Effect.suspend(() => {
-              for (const { manager } of listener.removeServers(queue)) segments.closeManager(manager)
-              if (listener.servers.length > 0) return Effect.void
-              listener.isClosed = true
-              listeners.remove(listener.handle)
-              listener.app.namespace.table.remove(listener)
-              global.table.remove(listener)
-              listener.app.listeners.delete(listener)
-              return stopTransports(listener)
-            })
-          )
+          Effect.map(binding.withLock(leave), (removed) => {
+            for (const { manager } of removed) segments.closeManager(manager)
+          })
         )
       })
 

@@ -22,7 +22,7 @@ import {
   watch
 } from "./dataFixtures.ts"
 
-const counted = Sessions.residue.pipe(Effect.andThen(SessionLayer.useSync(({ counters }) => ({ ...counters }))))
+const counted = SessionLayer.useSync(({ counters }) => counters)
 
 describe("write, then close at once", () => {
   for (const family of familyNames) {

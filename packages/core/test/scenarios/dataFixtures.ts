@@ -284,7 +284,7 @@ export const inWords = (events: ReadonlyArray<AppEvent>): ReadonlyArray<string> 
   }
   const [sessions, halfOpens, segments] = [names(), names(), names()]
   const session = (id: SessionId) => sessions(idOf(id)) + 1
-  const segment = (handle: number) => "ABCDEFGHIJ"[segments(String(handle))]
+  const segment = (id: number) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[segments(String(id))]
   return events.map((event) => {
     const { _tag } = event
     switch (_tag) {
@@ -318,9 +318,9 @@ export const assertLawful = (events: ReadonlyArray<AppEvent>, isWhole = true): v
     const law = (holds: boolean, what: string) => {
       if (!holds) assert.fail(`${what}: ${log[at]}\n${log.slice(0, at + 1).join("\n")}`)
     }
-    const keyOf = (listener: string, handle: number) => `${event.worker} ${listener} ${handle}`
-    const begin = (id: SessionId, listener: Endpoint.Endpoint, handle: number) => {
-      const key = keyOf(Endpoint.format(listener), handle)
+    const keyOf = (segment: number) => `${event.worker} ${segment}`
+    const begin = (id: SessionId, inSegment: number) => {
+      const key = keyOf(inSegment)
       const segment = segments.get(key)
       law(segment !== undefined && !segment.isDeleted, "a session in a segment the application has not mapped")
       law(!sessions.has(idOf(id)), "a session began twice")
@@ -329,25 +329,25 @@ export const assertLawful = (events: ReadonlyArray<AppEvent>, isWhole = true): v
     }
     switch (event._tag) {
       case "SegmentAdded": {
-        const key = keyOf(event.listener.split(" ").at(-1)!, event.segment)
+        const key = keyOf(event.segment)
         law(!segments.has(key), "a segment was added twice")
         segments.set(key, { live: new Set(), isDeleted: false })
         break
       }
       case "SegmentDeleted": {
-        const segment = segments.get(keyOf(event.listener.split(" ").at(-1)!, event.segment))
+        const segment = segments.get(keyOf(event.segment))
         law(segment !== undefined && !segment.isDeleted, "a segment was deleted that was not there")
         law(segment?.live.size === 0, "a segment was deleted under a session")
         if (segment !== undefined) segment.isDeleted = true
         break
       }
       case "Accepted":
-        begin(event.session, event.listener, event.segment)
+        begin(event.session, event.segment)
         break
       case "Connected":
         law(!connects.has(String(event.halfOpen)), "a connect was answered twice")
         connects.set(String(event.halfOpen), { isCleaned: false })
-        if (event.result._tag === "Success") begin(event.result.session, event.remote, event.result.segment)
+        if (event.result._tag === "Success") begin(event.result.session, event.result.segment)
         break
       case "HalfOpenCleanup": {
         const connect = connects.get(String(event.halfOpen))

@@ -514,8 +514,8 @@ describe("what both applications are told", () => {
   )
 })
 
-describe("a handle of a segment", () => {
-  // An application is told of a segment by its handle alone when it is connected: it must not mean two of them.
+describe("the number of a segment", () => {
+  // An application is told of a segment by its number alone when it is connected: it must not mean two of them.
   const twoOf = (
     connections: (apps: {
       readonly server: App
@@ -530,7 +530,7 @@ describe("a handle of a segment", () => {
       const segments: Array<number> = []
       for (const event of yield* Queue.clear(heard)) if (event._tag === "SegmentAdded") segments.push(event.segment)
       assert.strictEqual(segments.length, 2)
-      assert.strictEqual(new Set(segments).size, 2, "two segments at once under one handle")
+      assert.strictEqual(new Set(segments).size, 2, "two segments at once under one number")
     }).pipe(Effect.scoped, Effect.provide(Leaks.layerSessions()))
 
   it.effect("means one segment, of two listeners", () =>
@@ -677,7 +677,14 @@ describe("in any order of anything", () => {
       const scope = yield* Scope.make()
       const apps = yield* Scope.provide(
         Effect.all([
-          Application.make({ name: "one", rxFifoSize: 4096, txFifoSize: 4096, segmentSize: 16_384, maxSessions: 9 }),
+          Application.make({
+            name: "one",
+            workers: 2,
+            rxFifoSize: 4096,
+            txFifoSize: 4096,
+            segmentSize: 16_384,
+            maxSessions: 9
+          }),
           Application.make({ name: "two", rxFifoSize: 4096, txFifoSize: 4096, segmentSize: 24_576, maxHalfOpens: 3 }),
           Application.make({ name: "three", rxFifoSize: 4096, txFifoSize: 4096, segmentSize: 8192, maxPending: 40 })
         ]),
@@ -686,12 +693,11 @@ describe("in any order of anything", () => {
       const told = yield* Effect.forEach(apps, watch)
       const all = yield* Scope.make()
       const held: Array<{ readonly scope: Scope.Closeable; readonly listener: Listener.Listener }> = []
-      let ports = 7000
       const listen = (n: number) =>
         Effect.gen(function* () {
           const scope = yield* Scope.make()
           const approval = n === 1 ? "application" : "listener"
-          const address = Endpoint.tcp("127.0.0.1", ports++)
+          const address = Endpoint.tcp("127.0.0.1", 7000 + n)
           const listener = yield* Scope.provide(apps[n].listen(address, { approval, backlog: 3 }), scope)
           held[n] = { scope, listener }
         })

@@ -1,0 +1,821 @@
+/** Runs programs of random operations, and holds what happens against the model after each of them. */
+import type * as Application from "@cut-through/core/Application"
+import type * as Connection from "@cut-through/core/Connection"
+import * as Endpoint from "@cut-through/core/Endpoint"
+import type * as Listener from "@cut-through/core/Listener"
+import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
+import type { Segment } from "@cut-through/core/segment/SegmentManager"
+import type { AppEvent } from "@cut-through/core/session/AppEvent"
+import type { Session } from "@cut-through/core/session/Session"
+import { SessionLayer } from "@cut-through/core/session/SessionLayer"
+import * as Sessions from "@cut-through/core/Sessions"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import { pattern, reasonOf } from "../fixtures.ts"
+import type { Host } from "./host.ts"
+import * as Model from "./model.ts"
+import type { AppChoice, Op, Program } from "./program.ts"
+
+const UNIT = 4096
+
+// What the numbers of an operation choose from. The first of each is the plainest: programs shrink towards it.
+
+const SIZES = [
+  { rx: 100, tx: 100 },
+  { rx: 4096, tx: 1000 },
+  { rx: 20_000, tx: 3 }
+]
+
+const LENGTHS = [1, 100, 10, 101, 250, 1000, 0, 3, 50, 5000, 20_001, 45_000]
+
+const LISTENS: ReadonlyArray<{ readonly host: string; readonly port: number; readonly isProxy?: boolean }> = [
+  { host: "127.0.0.1", port: 80 },
+  { host: "127.0.0.1", port: 0 },
+  { host: "0.0.0.0", port: 80 },
+  { host: "10.0.0.1", port: 80 },
+  { host: "::1", port: 80 },
+  { host: "0.0.0.0", port: 0, isProxy: true },
+  { host: "::", port: 80 }
+]
+
+const DIALS = [
+  { host: "127.0.0.1", port: 80 },
+  { host: "10.0.0.1", port: 80 },
+  { host: "127.0.0.1", port: 81 },
+  { host: "0.0.0.0", port: 80 }
+]
+
+const RULES = [
+  { host: undefined, bits: 0, port: 80 },
+  { host: undefined, bits: 0, port: 0 },
+  { host: "127.0.0.0", bits: 8, port: 0 },
+  { host: "10.0.0.0", bits: 8, port: 80 },
+  { host: "127.0.0.1", bits: 32, port: 0 },
+  { host: "10.0.0.1", bits: 32, port: 80 },
+  { host: "::1", bits: 128, port: 80 },
+  { host: "127.0.0.1", bits: 32, port: 80 }
+]
+
+const SCOPES = ["both", "local", "global"] as const
+
+const MOST_WAITING = 2
+
+const pick = <A>(values: ReadonlyArray<A>, n: number): A => values[n % values.length]
+
+/** Those that are there, or those that are not any more. */
+const reachable = <A extends { readonly isOpen: boolean }>(
+  values: ReadonlyArray<A>,
+  isLate = false
+): ReadonlyArray<A> => values.filter(({ isOpen }) => isOpen !== isLate)
+
+interface App {
+  readonly id: number
+  readonly options: Model.AppOptions
+  readonly face: Application.Application["Service"]
+  readonly scope: Scope.Closeable
+  readonly pull: Effect.Effect<ReadonlyArray<AppEvent>, unknown> | undefined
+  readonly log: EventLog
+  isOpen: boolean
+}
+
+interface Binding {
+  readonly id: number
+  readonly app: App
+  readonly face: Listener.Listener
+  readonly isProxy: boolean
+  readonly scope: Scope.Closeable
+  isOpen: boolean
+}
+
+interface End {
+  readonly port: number
+  readonly side: Model.SideName
+  readonly face: Connection.Connection
+  readonly scope: Scope.Closeable
+  isOpen: boolean
+  /** Bytes that it was asked to write. */
+  submitted: number
+}
+
+interface Request {
+  readonly id: number
+  readonly face: Listener.ConnectionRequest
+  readonly scope: Scope.Closeable
+  isOpen: boolean
+}
+
+interface Rule {
+  readonly id: number
+  readonly scope: Scope.Closeable
+  isOpen: boolean
+}
+
+interface Running {
+  readonly fiber: Fiber.Fiber<unknown, unknown>
+  /** What has come of it. */
+  readonly onEnd: (exit: Exit.Exit<any, unknown>) => Partial<Model.Ended> | void
+}
+
+class Driver {
+  private readonly host: Host
+  private readonly program: Program
+  private readonly slots: Array<App | undefined>
+  private readonly bindings: Array<Binding> = []
+  private readonly ends: Array<End> = []
+  private readonly faces = new Map<string, Connection.Connection>()
+  private readonly requests: Array<Request> = []
+  private readonly rules: Array<Rule> = []
+  private readonly running = new Map<number, Running>()
+  private readonly trace: Array<Model.Step> = []
+  private models: Array<Model.Model>
+  /** Where applications read their events: longer than they are attached. */
+  private readonly events = Scope.makeUnsafe()
+  private nextId = 1
+  private nextApp = 1
+
+  // What is known of the sessions and segments that were seen.
+  private readonly names = new Map<string, string>()
+  private readonly numbers = new WeakMap<Segment, number>()
+  private readonly segments = new Map<number, Segment>()
+  private unitsBefore = new Map<number, number>()
+
+  constructor(host: Host, program: Program) {
+    this.host = host
+    this.program = program
+    this.slots = program.apps.map(() => undefined)
+    this.models = [
+      Model.Model.make([
+        { id: "default", secret: undefined },
+        { id: "guarded", secret: "open" }
+      ])
+    ]
+  }
+
+  /** All of it; then everything is closed, and nothing is left. */
+  run(): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function* () {
+      for (const slot of this.program.apps.keys()) yield* this.attach(slot, slot, 0)
+      for (const [index, op] of this.program.ops.entries()) {
+        const next = this.program.ops[index + 1]
+        this.hurry = next?.op === "interrupt" && next.a > 2 && this.host.isPrompt ? next : undefined
+        yield* this.perform(op)
+      }
+      yield* this.finish()
+    })
+  }
+
+  // ---------------------------------------------------------------------------
+  // operations
+  // ---------------------------------------------------------------------------
+
+  /** What there is nothing for is what would bring something for it: so few operations do nothing. */
+  private perform(op: Op): Effect.Effect<void> {
+    const { a, b, c } = op
+    // Some come too late.
+    const isLate = c === 11
+    const app = pick(this.slots, a)
+    const binding = pick(reachable(this.bindings, isLate), b)
+    const end = pick(reachable(this.ends, isLate), b)
+    const request = pick(reachable(this.requests, isLate), b)
+    if (app?.isOpen === false && !isLate) return this.attach(a % this.slots.length, b, c)
+    switch (op.op) {
+      case "attach":
+        return this.attach(a % this.slots.length, b, c)
+      case "detach":
+        return app === undefined ? Effect.void : this.detach(app)
+      case "listen":
+        return app === undefined ? Effect.void : this.listen(app, pick(LISTENS, b), c)
+      case "unlisten":
+        return binding === undefined ? Effect.void : this.unlisten(binding)
+      case "connect":
+        if (binding === undefined) return this.perform({ ...op, op: "listen" })
+        return app === undefined ? Effect.void : this.connect(app, b, c)
+      case "accept":
+      case "request":
+        if (binding === undefined) return this.perform({ ...op, op: "listen" })
+        return this.accept(binding, op.op === "request")
+      case "say yes":
+      case "say no":
+        if (request === undefined) return this.perform({ ...op, op: "request" })
+        return op.op === "say yes" ? this.sayYes(request) : this.sayNo(request, c)
+      case "write":
+      case "read":
+      case "end":
+      case "close":
+      case "reset":
+        if (end === undefined) return this.perform({ ...op, op: "connect" })
+        return this.use(end, op)
+      case "interrupt":
+        return this.interrupt(b)
+      case "add rule":
+        return this.addRule(a, b, c)
+      case "remove rule":
+        return this.removeRule(b)
+      case "read events":
+        return app === undefined ? Effect.void : this.readEvents(app)
+      case "memory":
+        return this.setMemory((["free", "slow", "short"] as const)[b % 3], c % 3)
+      case "grant":
+        return this.host.memory.pending === 0 ? Effect.void : this.grant(c !== 1)
+      case "advance":
+        return this.advance(pick([10_000, 1000, 5000, 20_000], b))
+    }
+  }
+
+  private use(end: End, { a, c, op }: Op): Effect.Effect<void> {
+    switch (op) {
+      case "write":
+        return this.write(end, pick(LENGTHS, c), a)
+      case "read":
+        return this.read(end, c === 0 ? 0 : Math.max(1, pick(LENGTHS, c)))
+      case "end":
+        return this.end(end)
+      case "close":
+        return this.close(end, c)
+      default:
+        return this.reset(end, c)
+    }
+  }
+
+  private attach(slot: number, which: number, how: number): Effect.Effect<void> {
+    if (this.slots[slot]?.isOpen === true) return Effect.void
+    const id = this.nextApp++
+    const options = toOptions(`a${id}`, pick(this.program.apps, which), how)
+    const scope = Scope.makeUnsafe()
+    const { events, host } = this
+    const attaching = Effect.gen(function* () {
+      const face = yield* host.attach({
+        name: options.name,
+        namespace: options.namespace === "default" ? undefined : options.namespace,
+        namespaceSecret: options.secret,
+        scope: options.scope,
+        workers: options.workers,
+        rxFifoSize: options.rx,
+        txFifoSize: options.tx,
+        segmentSize: options.pairs * options.pairBytes,
+        segmentLinger: options.linger,
+        maxSessions: finite(options.maxSessions),
+        maxHalfOpens: finite(options.maxHalfOpens),
+        maxPending: options.maxPending,
+        maxFifoMemory: options.maxPairs === Infinity ? undefined : options.maxPairs * options.pairBytes
+      })
+      const pull = options.isObserved ? yield* Scope.provide(Stream.toPull(face.events), events) : undefined
+      return { face, pull }
+    })
+    const step: Model.Step = { id: this.nextId++, op: "attach", app: id, options }
+    return this.does(step, Scope.provide(attaching, scope), (exit) => {
+      if (Exit.isFailure(exit)) return
+      const { face, pull } = exit.value
+      this.slots[slot] = { id, options, face, scope, pull, log: new EventLog(options.name), isOpen: true }
+      if (pull === undefined) return
+      // A stream subscribes when it is pulled from; nobody is to wait there when the first event comes.
+      this.firstPull = host.run(pull)
+    })
+  }
+
+  /** An interruption that follows before all has come to rest. */
+  private hurry: Op | undefined = undefined
+
+  private firstPull: Fiber.Fiber<unknown, unknown> | undefined = undefined
+
+  private detach(app: App): Effect.Effect<void> {
+    app.isOpen = false
+    for (const binding of this.bindings) if (binding.app === app) binding.isOpen = false
+    return this.does({ id: this.nextId++, op: "detach", app: app.id }, Scope.close(app.scope, Exit.void))
+  }
+
+  private listen(app: App, at: (typeof LISTENS)[number], how: number): Effect.Effect<void> {
+    const { host, isProxy = false, port } = at
+    const id = this.nextId++
+    const backlog = pick([511, 1, 511, 2, 511], how)
+    const approval = pick(["listener", "listener", "application"] as const, Math.floor(how / 2))
+    const worker = how < 6 ? undefined : how % app.options.workers
+    const scope = Scope.makeUnsafe()
+    const face = worker === undefined ? app.face : app.face.workers[worker]
+    const workers = worker === undefined ? app.face.workers.map((_, index) => index) : [worker]
+    return this.does(
+      { id, op: "listen", binding: id, app: app.id, workers, host, port, backlog, approval, isProxy },
+      Scope.provide(face.listen(Endpoint.tcp(host, port), { backlog, approval, proxy: isProxy }), scope),
+      (exit) => {
+        if (Exit.isFailure(exit)) return undefined
+        const face: Listener.Listener = exit.value
+        this.bindings.push({ id, app, face, isProxy, scope, isOpen: true })
+        return { outcome: `success ${face.address.port}` }
+      }
+    )
+  }
+
+  private unlisten(binding: Binding): Effect.Effect<void> {
+    binding.isOpen = false
+    const step: Model.Step = { id: this.nextId++, op: "unlisten", binding: binding.id }
+    return this.does(step, Scope.close(binding.scope, Exit.void))
+  }
+
+  /** What to dial to reach a listener: something of its own where it listens on everything. */
+  private dial(which: number, how: number): { readonly host: string; readonly port: number } {
+    const bindings = reachable(this.bindings)
+    if (bindings.length === 0 || which === 11) return pick(DIALS, how)
+    const { face, isProxy } = pick(bindings, which)
+    const text = Endpoint.format(face.address)
+    const host = text.slice(0, text.lastIndexOf(":")).replace(/[[\]]/g, "")
+    const port = isProxy ? 99 : face.address.port
+    if (host === "0.0.0.0") return { host: pick(["127.0.0.1", "10.0.0.1"], how), port }
+    return { host: host === "::" ? pick(["::1", "fd00::1"], how) : host, port }
+  }
+
+  private connect(app: App, which: number, how: number): Effect.Effect<void> {
+    // More than two could come in more orders than the model tries.
+    if (this.models[0].waitingForMemory >= MOST_WAITING) return Effect.void
+    const { host, port } = this.dial(which, how)
+    const worker = Math.floor(how / 2) % app.options.workers
+    const scope = Scope.makeUnsafe()
+    const remote = Endpoint.tcp(host, port)
+    return this.does(
+      { id: this.nextId++, op: "connect", app: app.id, worker, host, port },
+      Scope.provide((worker === 0 ? app.face : app.face.workers[worker]).connect(remote), scope),
+      (exit) => (Exit.isFailure(exit) ? undefined : this.holds(exit.value, "client", scope, remote))
+    )
+  }
+
+  private accept(binding: Binding, isRequest: boolean): Effect.Effect<void> {
+    const id = this.nextId++
+    const scope = Scope.makeUnsafe()
+    if (!isRequest) {
+      return this.does({ id, op: "accept", binding: binding.id }, Scope.provide(binding.face.accept, scope), (exit) =>
+        Exit.isFailure(exit) ? undefined : this.holds(exit.value, "server", scope)
+      )
+    }
+    return this.does({ id, op: "request", binding: binding.id }, Scope.provide(binding.face.request, scope), (exit) => {
+      if (Exit.isFailure(exit)) return undefined
+      const face: Listener.ConnectionRequest = exit.value
+      this.requests.push({ id, face, scope, isOpen: true })
+      return { outcome: `success ${face.remote.port}` }
+    })
+  }
+
+  private sayYes({ face, id }: Request): Effect.Effect<void> {
+    const scope = Scope.makeUnsafe()
+    return this.does({ id: this.nextId++, op: "say yes", request: id }, Scope.provide(face.accept, scope), (exit) =>
+      Exit.isFailure(exit) ? undefined : this.holds(exit.value, "server", scope)
+    )
+  }
+
+  private sayNo(request: Request, how: number): Effect.Effect<void> {
+    const { face, id, scope } = request
+    request.isOpen = false
+    const step: Model.Step = { id: this.nextId++, op: "say no", request: id }
+    return this.does(step, how % 2 === 0 ? face.refuse : Scope.close(scope, Exit.void))
+  }
+
+  /** One end of a connection, in this driver's hands. */
+  private holds(
+    face: Connection.Connection,
+    side: Model.SideName,
+    scope: Scope.Closeable,
+    dialled?: Endpoint.Endpoint
+  ): Partial<Model.Ended> {
+    const { info } = face
+    const { port } = side === "client" ? info.local : info.remote
+    if (info.side !== side) throw new Model.Mismatch(`the ${side}'s end says that it is the ${info.side}'s`)
+    if (dialled !== undefined && Endpoint.format(info.remote) !== Endpoint.format(dialled)) {
+      throw new Model.Mismatch(`who dialled ${Endpoint.format(dialled)} is with ${Endpoint.format(info.remote)}`)
+    }
+    this.ends.push({ port, side, face, scope, isOpen: true, submitted: 0 })
+    this.faces.set(`${side}:${port}`, face)
+    return { outcome: `success ${port}` }
+  }
+
+  private write(end: End, length: number, how: number): Effect.Effect<void> {
+    const { face, port, side } = end
+    const at = end.submitted
+    end.submitted += length
+    const bytes = pattern(length, at)
+    const half = length >>> 1
+    const writing = how % 2 === 1 ? face.writeAll([bytes.subarray(0, half), bytes.subarray(half)]) : face.write(bytes)
+    return this.does({ id: this.nextId++, op: "write", port, side, at, length }, writing)
+  }
+
+  private read({ face, port, side }: End, length: number): Effect.Effect<void> {
+    const id = this.nextId++
+    const step: Model.Step = { id, op: "read", port, side, length }
+    if (length === 0) {
+      return this.does(step, face.read, (exit) => (Exit.isSuccess(exit) ? { bytes: exit.value } : undefined))
+    }
+    const buffer = new Uint8Array(length)
+    return this.does(step, face.readInto(buffer), (exit) =>
+      Exit.isSuccess(exit) ? { bytes: buffer.subarray(0, exit.value) } : undefined
+    )
+  }
+
+  private end({ face, port, side }: End): Effect.Effect<void> {
+    return this.does({ id: this.nextId++, op: "end", port, side }, face.end)
+  }
+
+  private close(end: End, how: number): Effect.Effect<void> {
+    const { face, port, scope, side } = end
+    end.isOpen = false
+    const step: Model.Step = { id: this.nextId++, op: "close", port, side }
+    return this.does(step, how % 2 === 0 ? face.close : Scope.close(scope, Exit.void))
+  }
+
+  private reset(end: End, how: number): Effect.Effect<void> {
+    const { face, port, scope, side } = end
+    end.isOpen = false
+    const step: Model.Step = { id: this.nextId++, op: "reset", port, side }
+    return this.does(step, how % 2 === 0 ? face.reset : Scope.close(scope, Exit.fail("broken off")))
+  }
+
+  private interrupt(which: number): Effect.Effect<void> {
+    const found = pick([...this.running], which)
+    if (found === undefined) return Effect.void
+    const [target, { fiber }] = found
+    return this.observes({ id: this.nextId++, op: "interrupt", target, isAtRest: true }, () => fiber.interruptUnsafe())
+  }
+
+  private addRule(what: number, where: number, how: number): Effect.Effect<void> {
+    const binding = pick(reachable(this.bindings), how)
+    if (what >= 2 && binding === undefined) return Effect.void
+    const action = what === 0 ? "allow" : what === 1 ? "drop" : ({ redirect: binding.face.handle } as const)
+    const options = { ...pick(RULES, where), scope: pick(SCOPES, how) }
+    const { bits, host, port } = options
+    const scope = Scope.makeUnsafe()
+    const rule = this.nextId++
+    const adding = Sessions.addRule({
+      remote: host === undefined ? undefined : `${host}/${bits}`,
+      remotePort: port,
+      action,
+      scope: options.scope
+    })
+    return this.does(
+      {
+        id: rule,
+        op: "add rule",
+        rule,
+        options: { ...options, action: typeof action === "object" ? { redirect: binding.id } : action }
+      },
+      Scope.provide(Effect.provideService(adding, SessionLayer, this.host.layer), scope),
+      (exit) => {
+        if (Exit.isSuccess(exit)) this.rules.push({ id: rule, scope, isOpen: true })
+      }
+    )
+  }
+
+  private removeRule(which: number): Effect.Effect<void> {
+    const rule = pick(
+      this.rules.filter(({ isOpen }) => isOpen),
+      which
+    )
+    if (rule === undefined) return Effect.void
+    rule.isOpen = false
+    const step: Model.Step = { id: this.nextId++, op: "remove rule", rule: rule.id }
+    return this.does(step, Scope.close(rule.scope, Exit.void))
+  }
+
+  private readEvents(app: App): Effect.Effect<void> {
+    const { id, isOpen, log, pull } = app
+    // Who waits for events is as far as the first one when it comes: then nobody knows how many are unread.
+    if (pull === undefined || (isOpen && this.models[0].unread(id) === 0)) return Effect.void
+    return this.does({ id: this.nextId++, op: "read events", app: id }, pull, (exit) => {
+      if (Exit.isFailure(exit)) return undefined
+      return { events: (exit.value as ReadonlyArray<AppEvent>).map((event) => log.add(event, this.names)) }
+    })
+  }
+
+  private setMemory(mode: Model.MemoryMode, left: number): Effect.Effect<void> {
+    return this.observes({ id: this.nextId++, op: "memory", mode, left }, () => {
+      this.host.memory.mode = mode
+      this.host.memory.left = left
+    })
+  }
+
+  private grant(succeeds: boolean): Effect.Effect<void> {
+    return this.observes({ id: this.nextId++, op: "grant", succeeds }, () => this.host.memory.grant(succeeds))
+  }
+
+  private advance(millis: number): Effect.Effect<void> {
+    return Effect.andThen(
+      this.host.advance(millis),
+      this.observes({ id: this.nextId++, op: "advance", millis }, () => {})
+    )
+  }
+
+  /** Closes everything, in the order of a program that takes care or of one that does not. */
+  private finish(): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function* () {
+      yield* this.setMemory("free", 0)
+      while (this.host.memory.pending > 0) yield* this.grant(true)
+      if (!this.program.isAbrupt) {
+        for (const [index, end] of this.ends.entries()) if (end.isOpen) yield* this.close(end, index)
+        for (const [index, request] of this.requests.entries()) if (request.isOpen) yield* this.sayNo(request, index)
+        for (const binding of this.bindings) if (binding.isOpen) yield* this.unlisten(binding)
+        // A request that was accepted leaves its connection with who accepted it.
+        for (const [index, end] of this.ends.entries()) if (end.isOpen) yield* this.close(end, index)
+        for (const app of this.slots) {
+          if (app === undefined || !app.isOpen) continue
+          yield* this.readEvents(app)
+          app.log.assertAllDeleted()
+        }
+      }
+      for (const app of this.slots) if (app?.isOpen === true) yield* this.detach(app)
+      for (const app of this.slots) if (app !== undefined) yield* this.readEvents(app)
+      for (const rule of this.rules) if (rule.isOpen) yield* this.removeRule(0)
+      for (const model of this.models) model.assertAtRest()
+      if (this.running.size > 0) throw new Model.Mismatch(`operations ${[...this.running.keys()]} wait for ever`)
+      this.host.run(Scope.close(this.events, Exit.void))
+      yield* this.host.settle
+      yield* this.host.close
+    })
+  }
+
+  // ---------------------------------------------------------------------------
+  // seeing
+  // ---------------------------------------------------------------------------
+
+  /** Starts an operation; whatever it comes to, now or in a later step, is compared. */
+  private does<A, E>(
+    step: Model.Step,
+    effect: Effect.Effect<A, E>,
+    onEnd: Running["onEnd"] = () => {}
+  ): Effect.Effect<void> {
+    return this.observes(step, () => void this.running.set(step.id, { fiber: this.host.run(effect), onEnd }))
+  }
+
+  private observes(step: Model.Step, act: () => void): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function* () {
+      this.trace.push(step)
+      act()
+      const courses = this.interruptNow(step)
+      yield* this.host.settle
+      const ended = this.collect()
+      if (this.firstPull !== undefined) {
+        yield* this.host.settle
+        this.firstPull.interruptUnsafe()
+        this.firstPull = undefined
+        yield* this.host.settle
+      }
+      this.models = successors(this.models, courses, this.look(ended))
+    }).pipe(
+      Effect.catchDefect((defect) => {
+        const message = defect instanceof Error ? defect.message : String(defect)
+        const steps = this.trace.map((step) => JSON.stringify(step)).join("\n")
+        return Effect.die(new Error(`${message}\nafter\n${steps}`, { cause: defect }))
+      })
+    )
+  }
+
+  /** Interrupts somebody while the step is under way, if that is what comes next; returns the courses it may take. */
+  private interruptNow(step: Model.Step): ReadonlyArray<ReadonlyArray<Model.Step>> {
+    const { hurry } = this
+    this.hurry = undefined
+    const found = hurry && pick([...this.running], hurry.b)
+    if (hurry === undefined || found === undefined) return [[step]]
+    const [target, { fiber }] = found
+    // Of two that wait to write, nobody could tell whose the bytes are that come now.
+    if (this.models.some((model) => model.isFollowed(target))) return [[step]]
+    const interruption: Model.Step = { id: this.nextId++, op: "interrupt", target, isAtRest: false }
+    this.trace.push(interruption)
+    this.host.nudge(hurry.c)
+    // It may be that nobody sees them later.
+    for (const session of this.host.layer.connections.sessions()) this.nameOf(session)
+    fiber.interruptUnsafe()
+    const discard: Model.Step = { id: interruption.id, op: "discard", target }
+    return target === step.id
+      ? [
+          [step, interruption],
+          [step, discard]
+        ]
+      : [
+          [step, interruption],
+          [interruption, step],
+          [step, discard]
+        ]
+  }
+
+  /** What has ended since it was last looked. */
+  private collect(): Map<number, Model.Ended> {
+    const ended = new Map<number, Model.Ended>()
+    for (const [id, { fiber, onEnd }] of this.running) {
+      const exit = fiber.pollUnsafe()
+      if (exit === undefined) continue
+      this.running.delete(id)
+      ended.set(id, { outcome: reasonOf(exit), ...onEnd(exit) })
+    }
+    return ended
+  }
+
+  private look(ended: ReadonlyMap<number, Model.Ended>): Model.Seen {
+    const { apps, connections, counters, residue, segments } = this.host.layer
+    const sessions = new Map<string, Model.SeenSession>()
+    for (const session of connections.sessions()) {
+      const { app, isRxEnded, isTxEnded, lease, rx, state } = session
+      sessions.set(this.nameOf(session), {
+        state,
+        worker: app.name,
+        segment: this.numberOf(lease.segment),
+        isTxEnded,
+        isRxEnded,
+        unread: rx.used
+      })
+    }
+    const halfOpens = new Set<number>()
+    for (const { local } of connections.halfOpens()) halfOpens.add(local.port)
+    const summary: Array<string> = []
+    for (const segment of segments.stats().segments) summary.push(Model.segmentLine(segment))
+    for (const { events, fifoMemory, halfOpens, listeners, name, sessions, unaccepted } of apps()) {
+      const { unread } = events
+      summary.push(
+        Model.appLine({ name, listeners: listeners.size, sessions, halfOpens, fifoMemory, unaccepted, unread })
+      )
+    }
+    const allocations = this.host.memory.pending
+    summary.push(Model.countsLine({ ...residue(), allocations }), Model.countersLine(counters))
+    const { unitsBefore } = this
+    const units = new Map(
+      Array.from(this.segments, ([number, { fifos }]) => [number, fifos.availableBytes / UNIT] as const)
+    )
+    this.unitsBefore = units
+    return {
+      ended,
+      sessions,
+      halfOpens,
+      sent: (side, port) => this.faces.get(`${side}:${port}`)?.info.bytesSent ?? 0,
+      units: (segment) => units.get(segment) ?? Infinity,
+      unitsBefore: (segment) => unitsBefore.get(segment) ?? Infinity,
+      summary
+    }
+  }
+
+  private nameOf({ handle, local, remote, side, worker }: Session): string {
+    const name = `${side}:${(side === "client" ? local : remote).port}`
+    this.names.set(`${worker}:${handle}`, name)
+    return name
+  }
+
+  private numberOf(segment: Segment): number {
+    const known = this.numbers.get(segment)
+    if (known !== undefined) return known
+    const number = this.segments.size + 1
+    this.numbers.set(segment, number)
+    this.segments.set(number, segment)
+    return number
+  }
+}
+
+/** The states that the machine may be in now: at least one, or what is seen is wrong. */
+const successors = (
+  models: ReadonlyArray<Model.Model>,
+  courses: ReadonlyArray<ReadonlyArray<Model.Step>>,
+  seen: Model.Seen
+): Array<Model.Model> => {
+  const [steps] = courses
+  const [order, ...others] = models[0].orders(steps)
+  if (models.length === 1 && courses.length === 1 && others.length === 0) {
+    models[0].step(steps, seen, order)
+    return [...models]
+  }
+  const found = new Map<string, Model.Model>()
+  let mismatch: unknown
+  for (const model of models) {
+    for (const steps of courses) {
+      for (const order of model.orders(steps)) {
+        const successor = model.clone()
+        try {
+          successor.step(steps, seen, order)
+          found.set(successor.key, successor)
+        } catch (error) {
+          if (!(error instanceof Model.Mismatch)) throw error
+          mismatch ??= error
+        }
+      }
+    }
+  }
+  if (found.size === 0) throw mismatch
+  return [...found.values()]
+}
+
+const finite = (limit: number): number | undefined => (limit === Infinity ? undefined : limit)
+
+const toOptions = (name: string, choice: AppChoice, how: number): Model.AppOptions => {
+  const { rx, tx } = SIZES[choice.sizes]
+  const isGuarded = choice.isGuarded === 1
+  return {
+    name,
+    namespace: how === 10 ? "nowhere" : isGuarded ? "guarded" : "default",
+    secret: how === 11 ? "shut" : isGuarded ? "open" : undefined,
+    scope: SCOPES[choice.scope],
+    workers: choice.workers,
+    rx,
+    tx,
+    pairs: choice.pairs,
+    pairBytes: FifoSegment.pairBytes(rx, tx),
+    linger: choice.lingers * 10_000,
+    isObserved: choice.isObserved === 1,
+    maxSessions: choice.maxSessions === 0 ? Infinity : choice.maxSessions,
+    maxHalfOpens: choice.maxHalfOpens === 0 ? Infinity : choice.maxHalfOpens,
+    maxPending: choice.maxPending === 0 ? 65_536 : choice.maxPending,
+    maxPairs: choice.maxPairs === 0 ? Infinity : choice.maxPairs
+  }
+}
+
+/** What an application was told, and the order in which it may be told that. */
+class EventLog {
+  private readonly name: string
+  /** Where its sessions are, by worker and segment. */
+  private readonly places = new Map<string, string>()
+  private readonly added = new Map<string, number>()
+  private readonly connected = new Set<number>()
+  private readonly cleaned = new Set<number>()
+  private readonly transports = new Set<string>()
+  private readonly gone = new Set<string>()
+  private readonly known = new Set<string>()
+
+  constructor(name: string) {
+    this.name = name
+  }
+
+  private check(condition: boolean, event: AppEvent, why: string): void {
+    if (!condition) throw new Model.Mismatch(`${this.name} was told ${JSON.stringify(event)}: ${why}`)
+  }
+
+  private isMapped(event: AppEvent, segment: number): void {
+    this.check((this.added.get(`${event.worker} ${segment}`) ?? 0) > 0, event, "it does not know of that segment")
+  }
+
+  /** Checks that it may come now, and says it in the words of the model. */
+  add(event: AppEvent, names: Map<string, string>): string {
+    const { _tag, worker } = event
+    const sessionOf = ({ handle, worker }: { readonly handle: number; readonly worker: number }) => {
+      const id = `${worker}:${handle}`
+      this.check(!this.gone.has(id), event, "that session is gone")
+      this.known.add(id)
+      return id
+    }
+    switch (event._tag) {
+      case "SegmentAdded":
+      case "SegmentDeleted": {
+        const key = `${worker} ${event.segment}`
+        const count = (this.added.get(key) ?? 0) + (event._tag === "SegmentAdded" ? 1 : -1)
+        this.check(count >= 0, event, "it was never told of that segment")
+        this.added.set(key, count)
+        // Segments of several listeners may have the same handle: then it is the last one that counts.
+        const isUsed = count === 0 && [...this.places.values()].includes(key)
+        this.check(!isUsed, event, "it has sessions in that segment")
+        return `${_tag} ${worker}`
+      }
+      case "Accepted": {
+        const id = sessionOf(event.session)
+        this.isMapped(event, event.segment)
+        this.places.set(id, `${worker} ${event.segment}`)
+        names.set(id, `server:${event.remote.port}`)
+        return `${_tag} ${worker} ${names.get(id)}`
+      }
+      case "Connected": {
+        const { result } = event
+        this.check(!this.connected.has(event.halfOpen), event, "that connect was answered before")
+        this.connected.add(event.halfOpen)
+        if (result._tag === "Success") {
+          this.isMapped(event, result.segment)
+          this.places.set(sessionOf(result.session), `${worker} ${result.segment}`)
+        }
+        const outcome = result._tag === "Success" ? "success" : result.error.reason._tag
+        return `${_tag} ${worker} to ${Endpoint.format(event.remote)}: ${outcome}`
+      }
+      case "HalfOpenCleanup":
+        this.check(this.connected.has(event.halfOpen), event, "that connect was not answered")
+        this.check(!this.cleaned.has(event.halfOpen), event, "that half-open is gone")
+        this.cleaned.add(event.halfOpen)
+        return `${_tag} ${worker}`
+      default: {
+        const id = sessionOf(event.session)
+        if (_tag === "CleanupTransport") {
+          this.check(!this.transports.has(id), event, "its transport is gone")
+          this.transports.add(id)
+        } else if (_tag === "CleanupSession") {
+          this.check(this.transports.has(id), event, "its transport is still there")
+          this.gone.add(id)
+          this.places.delete(id)
+        } else this.check(!this.transports.has(id), event, "its transport is gone")
+        return `${_tag} ${worker} ${names.get(id)}`
+      }
+    }
+  }
+
+  /** Once all is closed, and not yet detached. */
+  assertAllDeleted(): void {
+    const left = [...this.added].filter(([, count]) => count !== 0)
+    const open = [...this.known].filter((id) => !this.gone.has(id))
+    const unclean = [...this.connected].filter((halfOpen) => !this.cleaned.has(halfOpen))
+    if (left.length + open.length + unclean.length === 0) return
+    throw new Model.Mismatch(`${this.name} was not told of the end of ${JSON.stringify({ left, open, unclean })}`)
+  }
+}
+
+/** Runs a program, and dies where what happens is not what the model says. */
+export const runProgram = (host: Host, program: Program): Effect.Effect<void> =>
+  Effect.onError(
+    Effect.suspend(() => new Driver(host, program).run()),
+    () => host.abandon
+  )
