@@ -543,6 +543,8 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   }
 
   private published(count: number): void {
+    // Nothing to tell: the reader would find nothing, and the flag that it has been told would stay.
+    if (count === 0) return
     this.bytesSent += count
     if (this.tx.setEvent()) this.session.transport.customTx(this.session)
   }

@@ -145,6 +145,20 @@ describe("Connection", () => {
   })
 
   describe("several fibers at once", () => {
+    for (const nothing of [[], [new Uint8Array(0)], [new Uint8Array(0), new Uint8Array(0)]]) {
+      it.effect(
+        `a reader that waits is told of the first byte, also after a write of ${nothing.length} empty arrays`,
+        () =>
+          Effect.gen(function* () {
+            const { client, server } = yield* connectedPair
+            const reading = yield* Effect.forkChild(server.read, { startImmediately: true })
+            yield* client.writeAll(nothing)
+            yield* client.write(Uint8Array.of(1))
+            assert.deepStrictEqual(Array.from(yield* Fiber.join(reading)), [1])
+          }).pipe(Effect.scoped, Effect.provide(Leaks.layerTest))
+      )
+    }
+
     it.effect("the bytes of one write are never mixed with those of another", () =>
       Effect.gen(function* () {
         const { client, server } = yield* connectedPair
