@@ -159,7 +159,7 @@ interface AppState extends AppOptions {
   sessions: number
   halfOpens: number
   unaccepted: number
-  /** Pairs of FIFOs of the connections it serves. */
+  /** Pairs of FIFOs of the connections it serves, until both sides have let go of them. */
   held: number
   /** Events it has not read. */
   told: Array<string>
@@ -227,7 +227,7 @@ interface ConnectState {
   readonly worker: number
   readonly host: string
   readonly port: number
-  readonly server: number
+  server: number
   /** Whether it waits for its answer. */
   isOpen: boolean
 }
@@ -554,7 +554,7 @@ export class Model {
       for (const [binding, { app: owner }] of Object.entries(bindings)) {
         if (owner === app) this.unlisten(Number(binding))
       }
-      for (const port of [...open]) if (connects[port].app === app) this.cancel(port, "Closed")
+      for (const port of open.slice()) if (connects[port].app === app) this.cancel(port, "Closed")
       for (const port of live) {
         for (const side of sides) if (connections[port][side].app === app) this.close(port, side, true)
       }
@@ -661,13 +661,13 @@ export class Model {
     for (const port of it.waiting.slice()) this.close(port, "server", true)
   }
 
-  /** Whether this worker takes a connection now. */
-  private takes(server: number): boolean {
+  /** Whether this worker takes a connection now that needs so many pairs of FIFOs more. */
+  private takes(server: number, pairs: number): boolean {
     const { app, binding } = this.s.servers[server]
     const { accepters, isOpen, limit, waiting } = this.s.bindings[binding]
     if (!isOpen || (waiting.length >= limit && accepters.length === 0)) return false
     const it = this.s.apps[app]
-    return it.sessions + it.halfOpens < it.maxSessions && it.held < it.maxPairs && !this.isCongested(it)
+    return it.sessions + it.halfOpens < it.maxSessions && it.held + pairs <= it.maxPairs && !this.isCongested(it)
   }
 
   /** The next worker in turn that takes a connection. */
@@ -675,7 +675,7 @@ export class Model {
     for (let tries = listener.servers.length; tries > 0; tries--) {
       const server = listener.servers[listener.next]
       listener.next = (listener.next + 1) % listener.servers.length
-      if (this.takes(server)) return server
+      if (this.takes(server, 1)) return server
     }
     return undefined
   }
@@ -754,16 +754,20 @@ export class Model {
     }
     it.halfOpens++
     this.s.pending.push(id)
-    const connect = { id, app, worker, host, port: step.port, server: -1, isOpen: true }
-    this.s.connects[port] = connect
+    this.s.connects[port] = { id, app, worker, host, port: step.port, server: -1, isOpen: true }
     this.s.open.push(port)
+    this.migrate(port, listener, seen)
+  }
+
+  /** Looks for a worker that serves the listener, and for memory. */
+  private migrate(port: number, listener: ListenerState, seen: Seen): void {
     const server = listener.isOpen ? this.selectServer(listener) : undefined
     if (server === undefined) return this.answer(port, "Refused")
-    this.s.connects[port] = { ...connect, server }
+    this.s.connects[port].server = server
     const segment = this.take(port, seen) ?? this.makeSegment(port)
     if (segment === "wait") return void this.s.waiting.push(port)
     this.announce(segment)
-    this.introduce(port, segment)
+    this.introduce(port, segment, seen)
   }
 
   /** The one answer to a connect, unless it was given. */
@@ -802,7 +806,7 @@ export class Model {
   }
 
   /** With memory in hand: the listener is asked once more, since that may have taken time. */
-  private introduce(port: number, segment: number | "AllocFailed"): void {
+  private introduce(port: number, segment: number | "AllocFailed", seen: Seen): void {
     const connect = this.s.connects[port]
     if (segment === "AllocFailed") return this.answer(port, segment)
     const { app, listener, worker, binding } = this.s.servers[connect.server]
@@ -835,10 +839,12 @@ export class Model {
       toClient: pipe(serving.tx),
       isUnaccepted: false
     }
-    if (!connect.isOpen || !this.takes(connect.server)) {
-      serving.held++
+    if (!connect.isOpen || !this.takes(connect.server, 0)) {
       this.release(connection, "client")
       this.release(connection, "server")
+      // Where one worker listens no more, others may.
+      const isElsewhere = !this.s.bindings[binding].isOpen && this.s.listeners[listener].isOpen
+      if (connect.isOpen && isElsewhere) return this.migrate(port, this.s.listeners[listener], seen)
       return this.answer(port, "Refused")
     }
     this.s.connections[port] = connection
@@ -846,7 +852,6 @@ export class Model {
     connection.server.state = "accepting"
     connection.isUnaccepted = true
     serving.sessions++
-    serving.held++
     serving.unaccepted++
     this.tell(serving, `Accepted ${this.workerName(app, worker)} server:${port}`)
     if (this.s.listeners[listener].approval === "listener") this.establish(port)
@@ -938,7 +943,7 @@ export class Model {
   private interrupt(target: number, isAtRest: boolean): void {
     const { bindings, connections, connects, live, open, pending } = this.s
     let isFound = pending.includes(target)
-    for (const port of [...open]) if (connects[port].id === target) this.cancel(port, "Closed")
+    for (const port of open.slice()) if (connects[port].id === target) this.cancel(port, "Closed")
     for (const binding of isFound ? Object.values(bindings) : []) {
       binding.accepters = binding.accepters.filter(({ id }) => id !== target)
     }
@@ -1001,6 +1006,7 @@ export class Model {
     it.clients++
     it.servers++
     it.units -= 2
+    this.s.apps[this.s.servers[it.server].app].held++
   }
 
   /** A segment of its own, if there is memory for one now. */
@@ -1117,8 +1123,15 @@ export class Model {
       const place = places[who]
       if (place === undefined) continue
       if (place.turn === 1) this.announce(place.segment)
-      else this.introduce(place.port, place.segment)
+      else this.introduce(place.port, place.segment, seen)
       place.turn++
+    }
+    // The second one has asked for memory, or there is none; else who has found nobody is in line again.
+    if (places[1] === undefined) return
+    for (let segment = this.grantNext(seen); segment !== undefined; segment = this.grantNext(seen)) {
+      const port = this.s.waiting.shift()!
+      this.announce(segment)
+      this.introduce(port, segment, seen)
     }
   }
 

@@ -184,9 +184,11 @@ const withInterruptions = (seed: number, family: Family, fifo: number, by: numbe
     const buffer = new Uint8Array(fifo)
     const reading = Effect.gen(function* () {
       while (true) {
+        const before = server.info.bytesReceived
         const exit = yield* tried(server.readInto(buffer))
-        if (Exit.isSuccess(exit)) for (const value of buffer.subarray(0, exit.value)) counts[value]++
-        else if (reasonOf(exit) === "Done") return
+        // Also what was taken when the interruption came: whether it is lost is another question.
+        for (const value of buffer.subarray(0, server.info.bytesReceived - before)) counts[value]++
+        if (Exit.isFailure(exit) && reasonOf(exit) === "Done") return
       }
     })
     const [whole] = yield* Effect.all([writing, reading], { concurrency: "unbounded" })

@@ -15,11 +15,11 @@ import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
+import type * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Queue from "effect/Queue"
 import type * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
 
 /** Where servers of the scenarios listen, in both families. */
 export const families = {
@@ -264,9 +264,16 @@ export const runToRest = <A, E>(
 // events
 // ---------------------------------------------------------------------------
 
-/** All that an application is told, until it detaches. */
-export const watch = (app: App) =>
-  Effect.map(Effect.forkDetach(Stream.runCollect(app.events), { startImmediately: true }), Fiber.join)
+/** All that an application is told from now on, until it detaches. */
+export const watch = (
+  app: App
+): Effect.Effect<Effect.Effect<ReadonlyArray<AppEvent>>, never, SessionLayer.SessionLayer> =>
+  Effect.gen(function* () {
+    const { events } = yield* appNamed(app.name)
+    // Subscribed in this very step: a fiber that does it may be made to yield before it has.
+    const queue = yield* Scope.provide(events.subscribe, yield* Scope.make())
+    return Queue.collect(queue)
+  })
 
 const idOf = ({ handle, worker }: SessionId): string => `${worker}:${handle}`
 
