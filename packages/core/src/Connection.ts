@@ -69,7 +69,7 @@ export interface Connection {
    * Waits for bytes and takes them: at least one, at most 64 KiB, in an array of
    * its own. Fails with `Cause.Done` at the end of the stream. Interrupted while
    * it waits, it has taken nothing; a fiber that is interrupted with what it has
-   * read at hand loses that, as with Effect's `Queue`.
+   * read at hand loses that.
    */
   readonly read: Effect.Effect<Uint8Array, SessionError.SessionError | Cause.Done>
   /**

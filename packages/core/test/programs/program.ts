@@ -107,7 +107,7 @@ const scatteredApp = {
 
 const host: Arbitrary.Arbitrary<HostOptions> = Arbitrary.all({
   wake: oneOf(["direct", "scheduler"]),
-  yieldEvery: mostly(3, [0, 3, 4, 5, 7]),
+  yieldEvery: mostly(5, [0, 3, 4, 5, 7]),
   workers: oneOf([1, 2, 3])
 })
 
@@ -148,3 +148,26 @@ export const kinds: { readonly [kind: string]: Arbitrary.Arbitrary<Program> } = 
   }),
   routes: programs(scatteredApp, { connect: 30, listen: 14, unlisten: 7, "add rule": 6, "remove rule": 3, attach: 3 })
 }
+
+/** Written down: one application, its first choices but for those given, and these operations with the first of all. */
+export const written = (app: Partial<AppChoice>, ops: ReadonlyArray<Partial<Op> & Pick<Op, "op">>): Program => ({
+  host: { wake: "direct", yieldEvery: 0, workers: 1 },
+  apps: [
+    {
+      workers: 1,
+      scope: 0,
+      isGuarded: 0,
+      sizes: 0,
+      pairs: 1,
+      lingers: 0,
+      isObserved: 0,
+      maxSessions: 0,
+      maxHalfOpens: 0,
+      maxPending: 0,
+      maxPairs: 0,
+      ...app
+    }
+  ],
+  ops: ops.map((op) => ({ a: 0, b: 0, c: 0, ...op })),
+  isAbrupt: false
+})
