@@ -14,17 +14,18 @@ import * as Connection from "./Connection.ts"
 import * as Endpoint from "./Endpoint.ts"
 import * as Listener from "./Listener.ts"
 import * as Trace from "./runtime/Trace.ts"
+import type * as HandleTable from "./runtime/HandleTable.ts"
 import type { Waiter } from "./runtime/Wake.ts"
 import type { App } from "./session/App.ts"
 import type { AppEvent } from "./session/AppEvent.ts"
 import type { Approval } from "./session/AppListener.ts"
 import type { AppWorker } from "./session/AppWorker.ts"
+import * as Connector from "./session/Connector.ts"
 import type { Request } from "./session/HalfOpen.ts"
 import { close, type Session } from "./session/Session.ts"
 import * as SessionConfig from "./session/SessionConfig.ts"
 import type { AttachOptions, Binding } from "./session/SessionLayer.ts"
 import { SessionLayer } from "./session/SessionLayer.ts"
-import type { Transport } from "./session/Transport.ts"
 import * as SessionError from "./SessionError.ts"
 import * as CutThroughTransport from "./transport/CutThroughTransport.ts"
 
@@ -149,20 +150,48 @@ const faceOf = (
   layer: SessionLayer["Service"],
   client: AppWorker,
   servers: ReadonlyArray<AppWorker>
+): ApplicationWorker =>
+  makeWorker(
+    client.name,
+    (endpoint, options) =>
+      Effect.uninterruptible(
+        Effect.flatMap(
+          layer.bind(client.app, endpoint, {
+            backlog: options.backlog,
+            approval: options.approval,
+            isProxy: options.proxy,
+            workers: servers
+          }),
+          (binding) => Listener.fromBinding(layer, binding)
+        )
+      ),
+    (endpoint, scope, resume) => connectFrom(layer, client, endpoint, scope, resume)
+  )
+
+/**
+ * What listens and connects in the ways given, with the defaults of
+ * {@link ListenOptions}, and in spans where somebody looks at them. `connect`
+ * answers now or later, and returns what gives up.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeWorker = (
+  name: string,
+  listen: (
+    endpoint: Endpoint.Endpoint,
+    options: { readonly backlog: number; readonly approval: Approval; readonly proxy: boolean }
+  ) => Effect.Effect<Listener.Listener, SessionError.SessionError, Scope.Scope>,
+  connect: (
+    endpoint: Endpoint.Endpoint,
+    scope: Scope.Scope,
+    resume: (connected: Exit.Exit<Connection.Connection, SessionError.SessionError>) => void
+  ) => Effect.Effect<void> | void
 ): ApplicationWorker => ({
-  name: client.name,
+  name,
   listen: (endpoint, options) => {
-    const listening = Effect.uninterruptible(
-      Effect.flatMap(
-        layer.bind(client.app, endpoint, {
-          backlog: options?.backlog ?? 511,
-          approval: options?.approval ?? "listener",
-          isProxy: options?.proxy ?? false,
-          workers: servers
-        }),
-        (binding) => Listener.fromBinding(layer, binding)
-      )
-    )
+    const { approval = "listener", backlog = 511, proxy = false } = options ?? {}
+    const listening = listen(endpoint, { backlog, approval, proxy })
     return Effect.withFiber((fiber) =>
       Trace.isWatched(fiber)
         ? Effect.withSpan(listening, "cut-through.listen", { attributes: attributesOf(endpoint) })
@@ -174,13 +203,7 @@ const faceOf = (
       "cut-through.connect",
       () => attributesOf(endpoint),
       (resume, fiber) =>
-        connectFrom(
-          layer,
-          client,
-          endpoint,
-          Context.getUnsafe(fiber.context as Context.Context<Scope.Scope>, Scope.Scope),
-          resume
-        )
+        connect(endpoint, Context.getUnsafe(fiber.context as Context.Context<Scope.Scope>, Scope.Scope), resume)
     )
 })
 
@@ -225,52 +248,45 @@ const connectFrom = (
   scope: Scope.Scope,
   resume: (connected: Connected) => void
 ): Effect.Effect<void> | void => {
-  const fail = (reason: SessionError.Reason) => {
-    layer.counters.connects++
-    layer.counters.failed.set(reason._tag, (layer.counters.failed.get(reason._tag) ?? 0) + 1)
-    return resume(Exit.fail(SessionError.make(reason)))
-  }
-  const impossible = whyNotConnect(client.app, endpoint)
-  if (impossible !== undefined) return fail(impossible)
   const request = new PendingConnect(layer, scope, resume)
-  for (const transport of layer.transports) {
-    const started = transport.connect(client, endpoint, request)
-    if (typeof started === "number") {
-      if (request.connected !== undefined) return resume(request.connected)
-      request.isWaiting = true
-      return abandon(transport, started, request)
-    }
-    // Nobody here: the peer is elsewhere, if another transport leads there.
-    if (started._tag !== "LocalConnect") return fail(started)
-  }
-  return fail(new SessionError.NoRoute({ endpoint: Endpoint.format(endpoint) }))
+  const started = Connector.connect(layer, client, endpoint, request)
+  if (typeof started !== "number") return resume(Exit.fail(SessionError.make(started)))
+  if (request.connected !== undefined) return resume(request.connected)
+  request.isWaiting = true
+  return abandon(layer, started, request)
 }
 
 /** Interrupted, maybe with the answer at hand: nobody will ever hold this connection. */
-const abandon = (transport: Transport, halfOpen: number, request: PendingConnect): Effect.Effect<void> =>
+const abandon = (
+  layer: SessionLayer["Service"],
+  halfOpen: HandleTable.Handle,
+  request: PendingConnect
+): Effect.Effect<void> =>
   Effect.suspend(() => {
     request.isAbandoned = true
-    transport.cancel(halfOpen, SessionError.make(new SessionError.Closed({ what: "connect" })))
+    Connector.cancel(layer, halfOpen)
     const { connected } = request
     return connected !== undefined && Exit.isSuccess(connected) ? connected.value.reset : Effect.void
   })
 
-const whyNotConnect = (app: App, endpoint: Endpoint.Endpoint): SessionError.Reason | undefined => {
-  if (app.isDetached) return new SessionError.Closed({ what: "application" })
-  if (Endpoint.isUnspecified(endpoint) || endpoint.port === 0) {
-    return new SessionError.InvalidArgument({
-      what: "the endpoint to connect to",
-      value: Endpoint.format(endpoint),
-      expected: "a specific address and a port from 1 to 65535"
-    })
-  }
-  return undefined
-}
-
-/** In this order: nobody new comes in, nobody waits for an answer, then nobody is left. */
-const detach = (layer: SessionLayer["Service"], app: App): Effect.Effect<void> =>
+/**
+ * Takes an application out of its session layer, in this order: nobody new
+ * comes in, nobody waits for an answer, then nobody is left. With `isGone` its
+ * thread has died: its connections go first, and leave what they had written to
+ * their peers.
+ *
+ * @category operations
+ * @since 0.1.0
+ */
+export const detach = (layer: SessionLayer["Service"], app: App, isGone: boolean = false): Effect.Effect<void> =>
   Effect.gen(function* () {
     app.isDetached = true
+    if (isGone) {
+      for (const worker of app.workers) {
+        layer.segments.condemn(worker)
+        for (const session of worker.sessions.slice()) session.transport.abandon(session)
+      }
+    }
     for (const listener of app.listeners) {
       const bindings = new Set(listener.servers.map(({ queue }) => queue))
       for (const queue of bindings) yield* Listener.close(layer, { listener, queue } satisfies Binding)

@@ -23,6 +23,8 @@ export interface ApplicationInfo {
   readonly index: number
   readonly namespace: string
   readonly scope: AppScope
+  /** The thread it lives in; `undefined` is the session layer's own. */
+  readonly thread: string | undefined
   readonly workers: number
   readonly listeners: number
   readonly sessions: number
@@ -47,6 +49,7 @@ const infoOf = (app: App): ApplicationInfo => ({
   index: HandleTable.indexOf(app.handle),
   namespace: app.namespace.id,
   scope: app.scope,
+  thread: app.thread?.name,
   workers: app.workers.length,
   listeners: app.listeners.size,
   sessions: app.sessions,

@@ -26,11 +26,11 @@ import * as Endpoint from "./Endpoint.ts"
 import type * as Doorbell from "./memory/Doorbell.ts"
 import * as Fifo from "./memory/Fifo.ts"
 import * as Finalizer from "./runtime/Finalizer.ts"
+import { Hold, type KeepAlive } from "./runtime/KeepAlive.ts"
 import * as Trace from "./runtime/Trace.ts"
-import type { Waiter } from "./runtime/Wake.ts"
+import type { Wake, Waiter } from "./runtime/Wake.ts"
 import type { Side } from "./segment/SegmentContext.ts"
-import { close, closeNow, type Session, type State } from "./session/Session.ts"
-import type { SessionLayer } from "./session/SessionLayer.ts"
+import { type AppSession, close, closeNow, type Path, type State } from "./session/Session.ts"
 import * as SessionError from "./SessionError.ts"
 
 const TypeId = "~@cut-through/core/Connection"
@@ -90,6 +90,10 @@ export interface Connection {
   readonly close: Effect.Effect<void>
   /** Breaks off: the other side gets a reset, and loses what it has not read. */
   readonly reset: Effect.Effect<void>
+  /** Keeps the process running while it is open, as it does from the start. */
+  readonly ref: Effect.Effect<void>
+  /** Lets the process end while it is open. */
+  readonly unref: Effect.Effect<void>
   /** What is read, until the end. */
   readonly stream: Stream.Stream<Uint8Array, SessionError.SessionError>
   /** Writes what it gets, and ends this side's stream when there is no more. */
@@ -115,8 +119,8 @@ export const Connection: Context.Service<Connection, Connection> =
  * @since 0.1.0
  */
 export interface Info {
-  /** The way of the bytes: `fiber` is shared memory between fibers of one thread. */
-  readonly path: "fiber"
+  /** The way of the bytes. */
+  readonly path: Path
   readonly side: Side
   readonly state: State
   readonly local: Endpoint.Endpoint
@@ -149,13 +153,24 @@ export interface FifoInfo {
 export const fifoInfo = (fifo: Fifo.Fifo | undefined): FifoInfo => ({ used: fifo?.used ?? 0, size: fifo?.size ?? 0 })
 
 /**
+ * What a connection needs of the thread it is in.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Runtime {
+  readonly wake: Wake["Service"]
+  readonly keepAlive: KeepAlive
+}
+
+/**
  * Gives a session to its application: a connection that closes with the scope.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const fromSession = (layer: SessionLayer["Service"], session: Session, scope: Scope.Scope): Connection => {
-  const connection = new ConnectionImpl(layer, session, scope)
+export const fromSession = (runtime: Runtime, session: AppSession, scope: Scope.Scope): Connection => {
+  const connection = new ConnectionImpl(runtime, session, scope)
   // In the same step: nothing can come between the session and what closes it.
   if (!Finalizer.add(scope, connection, (exit) => closing(session, Exit.isFailure(exit)))) {
     Effect.runFork(closing(session, scope.state._tag === "Closed" && Exit.isFailure(scope.state.exit)))
@@ -164,11 +179,11 @@ export const fromSession = (layer: SessionLayer["Service"], session: Session, sc
 }
 
 /** Closes at once, and returns what waits until it is done. */
-const closing = (session: Session, reset: boolean): Effect.Effect<void> => {
+const closing = (session: AppSession, reset: boolean): Effect.Effect<void> => {
   const fiber = Fiber.getCurrent()
   if (fiber === undefined || !Trace.isWatched(fiber)) return closeNow(session, reset)
   return Effect.withSpan(close(session, reset), "cut-through.close", {
-    attributes: { "cut-through.session": session.transport.formatSession(session) }
+    attributes: { "cut-through.session": session.format() }
   })
 }
 
@@ -225,8 +240,8 @@ const exitDone: ReadExit<never> = Exit.fail(Cause.Done())
 
 class ConnectionImpl implements Connection, Doorbell.Target {
   readonly [TypeId] = TypeId
-  private readonly layer: SessionLayer["Service"]
-  private readonly session: Session
+  private readonly runtime: Runtime
+  private readonly session: AppSession
   private readonly rx: Fifo.Fifo
   private readonly tx: Fifo.Fifo
   private readonly readers: Array<Parked<any, any>> = []
@@ -238,19 +253,21 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   private bytesSent = 0
 
   private readonly scope: Scope.Scope
+  private readonly hold: Hold | undefined
   private madeRead: Connection["read"] | undefined = undefined
   private madeReadInto: Connection["readInto"] | undefined = undefined
   private madeWrite: Connection["write"] | undefined = undefined
   private madeWriteAll: Connection["writeAll"] | undefined = undefined
 
-  constructor(layer: SessionLayer["Service"], session: Session, scope: Scope.Scope) {
-    this.layer = layer
+  constructor(runtime: Runtime, session: AppSession, scope: Scope.Scope) {
+    this.runtime = runtime
     this.session = session
     this.scope = scope
     this.rx = session.rx
     this.tx = session.tx
     // Its application may have detached while the session was on its way here.
     this.isClosed = session.isClosing
+    this.hold = this.isClosed ? undefined : new Hold(runtime.keepAlive)
     if (this.isClosed) return
     session.owner = this
     session.doorbell.target = this
@@ -313,6 +330,16 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     })
   }
 
+  get ref(): Effect.Effect<void> {
+    return Effect.sync(() => {
+      if (!this.isClosed) this.hold?.ref()
+    })
+  }
+
+  get unref(): Effect.Effect<void> {
+    return Effect.sync(() => this.hold?.unref())
+  }
+
   get end(): Effect.Effect<void> {
     return Effect.sync(() => this.endNow())
   }
@@ -346,9 +373,9 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   }
 
   get info(): Info {
-    const { local, remote, side, state } = this.session
+    const { local, path, remote, side, state } = this.session
     return {
-      path: "fiber",
+      path,
       side,
       state,
       local,
@@ -377,12 +404,13 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     first.wasRung = true
     if (first.isWoken) return
     first.isWoken = true
-    this.layer.wake.wake(first)
+    this.runtime.wake.wake(first)
   }
 
   /** Called by the session, once, before its FIFOs are given up. */
   onClosing(): void {
     this.isClosed = true
+    this.hold?.unref()
     for (const queue of [this.readers, this.writers]) this.wakeFirst(queue)
   }
 
@@ -467,7 +495,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     this.bytesReceived += count
     if (this.rx.needsDequeueNotification(count)) {
       this.rx.clearDequeueNotification()
-      this.session.transport.appRxEvt(this.session)
+      this.session.appRxEvt()
     }
     return Exit.succeed(count)
   }
@@ -547,7 +575,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     // Nothing to tell: the reader would find nothing, and the flag that it has been told would stay.
     if (count === 0) return
     this.bytesSent += count
-    if (this.tx.setEvent()) this.session.transport.customTx(this.session)
+    if (this.tx.setEvent()) this.session.customTx()
   }
 
   /** Why nothing can be written any more, or nothing. */
@@ -569,6 +597,6 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   private endNow(): void {
     if (this.hasEnded || this.isClosed) return
     this.hasEnded = true
-    this.session.transport.halfClose(this.session)
+    this.session.halfClose()
   }
 }

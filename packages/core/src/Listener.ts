@@ -12,12 +12,12 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Context from "effect/Context"
 import * as Scope from "effect/Scope"
-import { Connection, fromSession } from "./Connection.ts"
+import { Connection, fromSession, type Runtime } from "./Connection.ts"
 import * as Endpoint from "./Endpoint.ts"
 import type * as HandleTable from "./runtime/HandleTable.ts"
+import { Hold } from "./runtime/KeepAlive.ts"
 import * as Trace from "./runtime/Trace.ts"
-import type { Waiter } from "./runtime/Wake.ts"
-import type { AcceptQueue } from "./session/AppListener.ts"
+import * as Acceptor from "./session/Acceptor.ts"
 import * as Session from "./session/Session.ts"
 import type { Binding, SessionLayer } from "./session/SessionLayer.ts"
 import * as SessionError from "./SessionError.ts"
@@ -70,6 +70,10 @@ export interface Listener {
   readonly run: <A, E, R>(
     handler: (connection: Connection) => Effect.Effect<A, E, R>
   ) => Effect.Effect<never, SessionError.SessionError, Exclude<R, Scope.Scope | Connection>>
+  /** Keeps the process running while it listens, as it does from the start. */
+  readonly ref: Effect.Effect<void>
+  /** Lets the process end while it listens. */
+  readonly unref: Effect.Effect<void>
 }
 
 /**
@@ -92,6 +96,53 @@ export interface ConnectionRequest {
 }
 
 /**
+ * Where the connections of a listener come from.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Source {
+  readonly address: Endpoint.Endpoint
+  readonly handle: HandleTable.Handle
+  /**
+   * Takes the next connection, now or later: `taken` gives it an owner in the
+   * same step, and gets nothing when the listener has closed. With `accepts` the
+   * server has said yes. Returns what gives up, when it has to wait.
+   */
+  readonly take: (
+    accepts: boolean,
+    taken: (session: Session.AppSession | undefined) => void
+  ) => (() => void) | undefined
+  /** Says yes to one that waits for it; `answered` gets why that cannot be any more, or nothing. */
+  readonly approve: (
+    session: Session.AppSession,
+    answered: (impossible: SessionError.Reason | undefined) => void
+  ) => void
+  /** Stops listening. */
+  readonly close: Effect.Effect<void>
+}
+
+/**
+ * The face of a listener; closes it with the scope.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromSource = (runtime: Runtime, source: Source): Effect.Effect<Listener, never, Scope.Scope> =>
+  Effect.suspend(() => {
+    const hold = new Hold(runtime.keepAlive)
+    return Effect.as(
+      Effect.addFinalizer(() =>
+        Effect.ensuring(
+          source.close,
+          Effect.sync(() => hold.unref())
+        )
+      ),
+      make(runtime, source, hold)
+    )
+  })
+
+/**
  * The face of a bound listener; closes it with the scope.
  *
  * @category constructors
@@ -101,10 +152,13 @@ export const fromBinding = (
   layer: SessionLayer["Service"],
   binding: Binding
 ): Effect.Effect<Listener, never, Scope.Scope> =>
-  Effect.as(
-    Effect.addFinalizer(() => close(layer, binding)),
-    make(layer, binding)
-  )
+  fromSource(layer, {
+    address: binding.listener.endpoint,
+    handle: binding.listener.handle,
+    take: (accepts, taken) => Acceptor.take(layer, binding.queue, accepts, taken),
+    approve: (session, answered) => answered((session as Session.Session).transport.accept(session as Session.Session)),
+    close: close(layer, binding)
+  })
 
 /**
  * Stops listening: whoever waits in `accept` gets `Closed`, and connections
@@ -125,65 +179,40 @@ export const close = (layer: SessionLayer["Service"], binding: Binding): Effect.
     })
   )
 
-const make = (layer: SessionLayer["Service"], { listener, queue }: Binding): Listener => {
+const make = (runtime: Runtime, source: Source, hold: Hold): Listener => {
   const closed = Exit.fail(SessionError.make(new SessionError.Closed({ what: "listener" })))
 
-  /**
-   * Takes the next one and gives it to its owner in one step, now or when there
-   * is one: a session in hand is never lost, whoever is interrupted.
-   */
+  /** Looking for a connection, waiting for it and giving it to its owner are one step each, in one call. */
   const take = <A>(
-    next: () => Session.Session | undefined,
-    adopt: (session: Session.Session, fiber: Fiber.Fiber<unknown, unknown>) => A
+    accepts: boolean,
+    adopt: (session: Session.AppSession, fiber: Fiber.Fiber<unknown, unknown>) => A
   ): Effect.Effect<A, SessionError.SessionError> =>
     Trace.callback("cut-through.accept", attributes, (resume, fiber) => {
-      const attempt = (): Exit.Exit<A, SessionError.SessionError> | undefined => {
-        if (queue.isClosed) return closed
-        const session = next()
-        return session === undefined ? undefined : Exit.succeed(adopt(session, fiber))
-      }
-      const exit = attempt()
-      if (exit !== undefined) return resume(exit)
-      const accepter = new Accepter(queue, () => {
-        const exit = attempt()
-        if (exit !== undefined) resume(exit)
-        return exit !== undefined
-      })
-      queue.accepters.push(accepter)
-      return Effect.sync(() => {
-        // Whoever is woken takes nothing by that, so who is interrupted leaves the session to the next in line.
-        if (accepter.leave() && queue.length > 0) wakeNext(layer, queue)
-      })
+      const giveUp = source.take(accepts, (session) =>
+        resume(session === undefined ? closed : Exit.succeed(adopt(session, fiber)))
+      )
+      return giveUp === undefined ? undefined : Effect.sync(giveUp)
     })
 
-  /** The next one, with the server's yes: who has left in the meantime is passed over. */
-  const nextAccepted = (): Session.Session | undefined => {
-    for (let session = queue.take(); session !== undefined; session = queue.take()) {
-      if (session.state !== "accepting" || session.transport.accept(session) === undefined) return session
-    }
-    return undefined
-  }
-
-  const attributes = () => ({ "cut-through.listener": Endpoint.format(listener.endpoint) })
+  const attributes = () => ({ "cut-through.listener": Endpoint.format(source.address) })
 
   return {
     [TypeId]: TypeId,
-    address: listener.endpoint,
-    handle: listener.handle,
-    accept: take(nextAccepted, (session, fiber) => fromSession(layer, session, scopeOf(fiber))),
-    request: take(
-      () => queue.take(),
-      (session, fiber) => {
-        const request = makeRequest(layer, session)
-        Effect.runFork(Scope.addFinalizer(scopeOf(fiber), request.refuse))
-        return request
-      }
-    ),
+    address: source.address,
+    handle: source.handle,
+    ref: Effect.sync(() => hold.ref()),
+    unref: Effect.sync(() => hold.unref()),
+    accept: take(true, (session, fiber) => fromSession(runtime, session, scopeOf(fiber))),
+    request: take(false, (session, fiber) => {
+      const request = makeRequest(runtime, source, session)
+      Effect.runFork(Scope.addFinalizer(scopeOf(fiber), request.refuse))
+      return request
+    }),
     run: <A, E, R>(handler: (connection: Connection) => Effect.Effect<A, E, R>) =>
       Effect.scopedWith((scope) => {
-        const serve = (session: Session.Session): Effect.Effect<void> =>
+        const serve = (session: Session.AppSession): Effect.Effect<void> =>
           Effect.scopedWith((own) => {
-            const connection = fromSession(layer, session, own)
+            const connection = fromSession(runtime, session, own)
             return Effect.suspend(() => handler(connection)).pipe(
               Effect.provideService(Connection, connection),
               Effect.provideService(Scope.Scope, own),
@@ -196,39 +225,11 @@ const make = (layer: SessionLayer["Service"], { listener, queue }: Binding): Lis
             )
           ) as Effect.Effect<void>
         // Between accepting a session and serving it nothing can interrupt: the fiber is started in the same step.
-        const next = take(nextAccepted, (session, fiber) => {
+        const next = take(true, (session, fiber) => {
           Fiber.runIn(Effect.runForkWith(fiber.context)(serve(session), { uninterruptible: true }), scope)
         })
         return Effect.forever(next, { disableYield: true })
       }) as Effect.Effect<never, SessionError.SessionError, Exclude<R, Scope.Scope | Connection>>
-  }
-}
-
-/** A fiber that waits for a connection. */
-class Accepter implements Waiter {
-  private isDone = false
-  private readonly queue: AcceptQueue
-  private readonly attempt: () => boolean
-
-  constructor(queue: AcceptQueue, attempt: () => boolean) {
-    this.queue = queue
-    this.attempt = attempt
-  }
-
-  resume(): void {
-    if (this.isDone) return
-    // Woken, but another one was quicker: still the first in line.
-    if (this.attempt()) this.isDone = true
-    else this.queue.accepters.unshift(this)
-  }
-
-  /** Waits no more; true when it was woken and has not looked yet. */
-  leave(): boolean {
-    if (this.isDone) return false
-    this.isDone = true
-    const at = this.queue.accepters.indexOf(this)
-    if (at >= 0) this.queue.accepters.splice(at, 1)
-    return at < 0
   }
 }
 
@@ -241,36 +242,43 @@ const unhandled = { log: "Unhandled", message: "Unhandled error in a connection 
 const isPeersDoing = (error: unknown): boolean =>
   error instanceof SessionError.SessionError && (error.reason._tag === "Reset" || error.reason._tag === "PeerDied")
 
-const makeRequest = (layer: SessionLayer["Service"], session: Session.Session): ConnectionRequest => {
+const makeRequest = (runtime: Runtime, source: Source, session: Session.AppSession): ConnectionRequest => {
   // A listener that says yes itself has done so; the connection still waits for an owner.
   const needsYes = session.state === "accepting"
   let answer: "yes" | "no" | undefined
 
-  const sayYes = (): SessionError.Reason | undefined => {
-    if (answer === "no") return new SessionError.Closed({ what: "request" })
+  const sayYes = (answered: (impossible: SessionError.Reason | undefined) => void): void => {
+    if (answer === "no") return answered(new SessionError.Closed({ what: "request" }))
     if (answer === "yes") {
-      const value = session.transport.formatSession(session)
-      return new SessionError.InvalidArgument({
-        what: "the session to accept",
-        value,
-        expected: "one that was not accepted yet"
-      })
+      return answered(
+        new SessionError.InvalidArgument({
+          what: "the session to accept",
+          value: session.format(),
+          expected: "one that was not accepted yet"
+        })
+      )
     }
     // First, because the client is woken on the way, and may come back here.
     answer = "yes"
-    const impossible = needsYes ? session.transport.accept(session) : undefined
-    if (impossible !== undefined) answer = undefined
-    return impossible
+    if (!needsYes) return answered(undefined)
+    source.approve(session, (impossible) => {
+      if (impossible !== undefined) answer = undefined
+      answered(impossible)
+    })
   }
 
   return {
     local: session.local,
     remote: session.remote,
-    accept: Effect.withFiber((fiber) => {
-      const impossible = sayYes()
-      return impossible === undefined
-        ? Effect.succeed(fromSession(layer, session, scopeOf(fiber)))
-        : Effect.fail(SessionError.make(impossible))
+    accept: Effect.callback((resume) => {
+      const scope = scopeOf(Fiber.getCurrent()!)
+      sayYes((impossible) =>
+        resume(
+          impossible === undefined
+            ? Exit.succeed(fromSession(runtime, session, scope))
+            : Exit.fail(SessionError.make(impossible))
+        )
+      )
     }),
     refuse: Effect.suspend(() => {
       if (answer !== undefined) return Effect.void
@@ -278,9 +286,4 @@ const makeRequest = (layer: SessionLayer["Service"], session: Session.Session): 
       return Session.close(session, true)
     })
   }
-}
-
-const wakeNext = (layer: SessionLayer["Service"], queue: AcceptQueue): void => {
-  const accepter = queue.accepters.shift()
-  if (accepter !== undefined) layer.wake.wake(accepter)
 }

@@ -100,11 +100,12 @@ const formatBytes = (bytes: number): string => ByteSize.format(ByteSize.bytes(by
 
 const formatPercent = (percent: number): string => `${percent.toFixed(1)}%`
 
-const formatFlags = ({ clientDetached, lingers, serverDetached }: SegmentStats): string => {
+const formatFlags = ({ clientDetached, condemned, lingers, serverDetached }: SegmentStats): string => {
   const flags: Array<string> = []
   if (clientDetached) flags.push("client-detached")
   if (serverDetached) flags.push("server-detached")
   if (lingers) flags.push("lingers")
+  if (condemned) flags.push("condemned")
   return flags.length === 0 ? "-" : flags.join(",")
 }
 

@@ -255,6 +255,22 @@ export class CorruptSegment extends Schema.TaggedError<CorruptSegment>()("Corrup
 }
 
 /**
+ * No session layer has answered this thread, so its application could not
+ * attach.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class NoHost extends Schema.TaggedError<NoHost>()("NoHost", {
+  host: Schema.String,
+  threadId: Schema.Finite
+}) {
+  override get message(): string {
+    return `no session layer named ${JSON.stringify(this.host)} answers in thread ${this.threadId}: provide CutThroughNode.layer there, before or soon after this thread starts, and do not block that thread`
+  }
+}
+
+/**
  * All reasons.
  *
  * @category models
@@ -276,7 +292,8 @@ export const Reason = Schema.Union([
   Reset,
   BrokenPipe,
   PeerDied,
-  CorruptSegment
+  CorruptSegment,
+  NoHost
 ])
 
 /**

@@ -51,6 +51,7 @@ describe("configuration", () => {
           index: 0,
           namespace: "mail",
           scope: "local",
+          thread: undefined,
           workers: 2,
           listeners: 0,
           sessions: 0,

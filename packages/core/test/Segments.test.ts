@@ -42,7 +42,8 @@ describe("Segments", () => {
                 serverSessions: 2,
                 clientDetached: false,
                 serverDetached: false,
-                lingers: false
+                lingers: false,
+                condemned: false
               },
               {
                 listener: "server 127.0.0.1:7000",
@@ -59,7 +60,8 @@ describe("Segments", () => {
                 serverSessions: 1,
                 clientDetached: true,
                 serverDetached: false,
-                lingers: false
+                lingers: false,
+                condemned: false
               }
             ]
           )

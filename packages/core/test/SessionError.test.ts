@@ -66,7 +66,13 @@ const cases: {
     /connect again/i
   ],
   PeerDied: [new SessionError.PeerDied({ endpoint, bytesReceived }), endpoint, `${bytesReceived}`, /connect again/i],
-  CorruptSegment: [new SessionError.CorruptSegment({ endpoint }), endpoint, "corrupt", /connect again/i]
+  CorruptSegment: [new SessionError.CorruptSegment({ endpoint }), endpoint, "corrupt", /connect again/i],
+  NoHost: [
+    new SessionError.NoHost({ host: "mail", threadId: 3 }),
+    '"mail"',
+    "thread 3",
+    /provide CutThroughNode\.layer/
+  ]
 }
 
 describe("SessionError", () => {

@@ -1,6 +1,7 @@
 /**
  * cut-through for Node: the layers of `@cut-through/core` with Node's native
- * copy.
+ * copy. Listeners and connections keep the process running, and applications in
+ * other threads can attach, with `CutThroughWorker.layer`.
  *
  * @since 0.1.0
  */
@@ -11,6 +12,8 @@ import * as SessionLayer from "@cut-through/core/session/SessionLayer"
 import type { SessionError } from "@cut-through/core/SessionError"
 import type * as Config from "effect/Config"
 import * as Layer from "effect/Layer"
+import * as CutThroughHost from "./CutThroughHost.ts"
+import { layerThread } from "./internal/layerThread.ts"
 import * as NativeCopy from "./NativeCopy.ts"
 
 /**
@@ -23,18 +26,21 @@ export const layerCopy: Layer.Layer<never> = Layer.succeed(CopyBytes, NativeCopy
 
 /**
  * A session layer, for programs with several applications: attach them with
- * `Application.layer`.
+ * `Application.layer`, and in other threads with `CutThroughWorker.layer`, which
+ * finds it by its `name` (default `"default"`).
  *
  * @category layers
  * @since 0.1.0
  */
 export const layerSessions = (options?: {
   readonly workers?: number | undefined
-}): Layer.Layer<SessionLayer.SessionLayer, SessionError> => SessionLayer.layer(options).pipe(Layer.provide(layerCopy))
+  readonly name?: string | undefined
+}): Layer.Layer<SessionLayer.SessionLayer | CutThroughHost.CutThroughHost, SessionError> =>
+  CutThroughHost.layer(options).pipe(Layer.provideMerge(SessionLayer.layer(options)), Layer.provide(layerThread))
 
 /**
  * A session layer and one application named `default`: `CutThrough.layer`, with
- * native copies.
+ * native copies, and open to applications in other threads.
  *
  * **Example** (A connection)
  *
@@ -57,19 +63,21 @@ export const layerSessions = (options?: {
  * @category layers
  * @since 0.1.0
  */
-export const layer: Layer.Layer<Application | SessionLayer.SessionLayer, SessionError> = Layer.fresh(
-  CutThrough.layer
-).pipe(
-  // Fresh: a `CutThrough.layer` elsewhere in the program would lend its memory, and with it its copy.
-  Layer.provide(layerCopy)
-)
+export const layer: Layer.Layer<Application | SessionLayer.SessionLayer | CutThroughHost.CutThroughHost, SessionError> =
+  CutThroughHost.layer().pipe(
+    // Fresh: a `CutThrough.layer` elsewhere in the program would lend its memory, and with it its copy.
+    Layer.provideMerge(Layer.fresh(CutThrough.layer)),
+    Layer.provide(layerThread)
+  )
 
 /**
- * `CutThrough.layerConfig`, with native copies: sizes, quotas, namespace and
- * scope come from the keys under `CUT_THROUGH`.
+ * `CutThrough.layerConfig`, as {@link layer} is on Node: sizes, quotas,
+ * namespace and scope come from the keys under `CUT_THROUGH`.
  *
  * @category layers
  * @since 0.1.0
  */
-export const layerConfig: Layer.Layer<Application | SessionLayer.SessionLayer, Config.ConfigError | SessionError> =
-  Layer.fresh(CutThrough.layerConfig).pipe(Layer.provide(layerCopy))
+export const layerConfig: Layer.Layer<
+  Application | SessionLayer.SessionLayer | CutThroughHost.CutThroughHost,
+  Config.ConfigError | SessionError
+> = CutThroughHost.layer().pipe(Layer.provideMerge(Layer.fresh(CutThrough.layerConfig)), Layer.provide(layerThread))

@@ -136,7 +136,8 @@ export const pairsPerSegment = (size: number, rxSize: number, txSize: number): n
 
 /**
  * Formats memory as an empty segment. The memory must be zeroed and at least
- * `regionBytes(options)` long.
+ * `regionBytes(options)` long. Other threads that have had it mapped may have
+ * written to it since: of what they have left there, the segment uses nothing.
  *
  * **Example** (A segment with one FIFO)
  *
@@ -158,12 +159,13 @@ export const pairsPerSegment = (size: number, rxSize: number, txSize: number): n
  */
 export const make = (words: SharedWords, options: Options): FifoSegment => {
   const layout = layoutFor(options)
+  const segment = new FifoSegment(words, layout)
+  words.zero(0, segment.chunks.descriptors * 4)
   words.store(H_UNITS, layout.units)
   words.store(H_UNIT_BYTES, layout.unitBytes)
   words.store(H_MAX_FIFOS, layout.maxFifos)
   words.store(H_HIGH_WATERMARK, options.highWatermark ?? 80)
   words.store(H_LOW_WATERMARK, options.lowWatermark ?? 50)
-  const segment = new FifoSegment(words, layout)
   segment.chunks.format()
   words.store(H_MAGIC, MAGIC)
   return segment
@@ -214,6 +216,7 @@ export class FifoSegment {
   private nextIndex = 0
   /** Headers that were in use before the segment was scrubbed. */
   private mostFifos = 0
+  private condemned = false
 
   /** @internal */
   constructor(words: SharedWords, layout: Layout) {
@@ -253,13 +256,28 @@ export class FifoSegment {
     return low > 0 && usage >= low ? "low" : "none"
   }
 
+  /** Whether a thread that shares the segment has died. */
+  get isCondemned(): boolean {
+    return this.condemned
+  }
+
+  /**
+   * Says that a thread has died that shares the segment, wherever it was in
+   * whatever it did. From here on FIFOs are only counted: none is made, and those
+   * that are freed leave their chunks where they are, for nobody knows what the
+   * shared tables are worth. The FIFOs that exist can be used as before.
+   */
+  condemn(): void {
+    this.condemned = true
+  }
+
   /**
    * Makes a FIFO that holds at most `size` bytes, with one reference and a
    * first chunk of `firstBytes` (default: the smallest). Returns `undefined`
-   * when the segment has no room for it.
+   * when the segment has no room for it, or is condemned.
    */
   allocateFifo(size: number, firstBytes: number = this.chunks.unitBytes): Fifo.Fifo | undefined {
-    if (!(size >= 1 && size <= Fifo.MAX_FIFO_BYTES)) return undefined
+    if (this.condemned || !(size >= 1 && size <= Fifo.MAX_FIFO_BYTES)) return undefined
     if (this.freeIndexes.length === 0 && this.nextIndex === this.layout.maxFifos) return undefined
     const chunk = this.chunks.allocate(Math.min(firstBytes, size), false)
     if (chunk < 0) return undefined
@@ -296,9 +314,12 @@ export class FifoSegment {
     for (const fifo of fifos) {
       const chunk = fifo.firstChunk
       const bytes = this.chunks.bytes(chunk)
-      this.chunks.touch(chunk, bytes)
-      const offset = this.chunks.offset(chunk)
-      this.words.zero(offset, offset + bytes)
+      // Both come from shared words.
+      if (bytes > 0) {
+        this.chunks.touch(chunk, bytes)
+        const offset = this.chunks.offset(chunk)
+        this.words.zero(offset, offset + bytes)
+      }
       this.releaseFifo(fifo)
     }
     return fifos.length / 2
@@ -329,7 +350,8 @@ export class FifoSegment {
 
   /**
    * Drops one reference. The last one frees the FIFO: its chunks go back to the
-   * segment, its header to the next FIFO. Returns whether it was the last.
+   * segment, its header to the next FIFO, unless the segment is condemned.
+   * Returns whether it was the last.
    */
   releaseFifo(fifo: Fifo.Fifo): boolean {
     if (fifo.references === 0) throw new RangeError(`FIFO ${fifo.index} was released more often than it was retained`)
@@ -337,9 +359,11 @@ export class FifoSegment {
     if (fifo.references > 0) return false
     this.activeFifos--
     this.virtualBytes -= fifo.promised
+    if (this.condemned) return true
     let chunk = fifo.retire()
-    // Links are shared memory. A list that leads nowhere or in a circle ends at a chunk that cannot be released (again).
-    while (chunk >= 0) {
+    // Links are shared memory. A list that leads nowhere or in a circle ends at a chunk that cannot be released (again);
+    // one that another thread takes as fast as it is released, when there cannot be any more.
+    for (let most = this.chunks.units; chunk >= 0 && most > 0; most--) {
       const next = this.chunks.next(chunk)
       if (!this.chunks.release(chunk)) break
       chunk = next
@@ -358,7 +382,7 @@ export class FifoSegment {
       [this.layout.fifos * 4, this.fifoWord(Math.max(this.nextIndex, this.mostFifos)) * 4]
     ]
     // The descriptor of a chunk that was taken and not written yet is the only trace of it, also when the chunk is lost.
-    if (this.activeFifos > 0 || this.chunks.availableBytes !== this.chunks.size) {
+    if (this.condemned || this.activeFifos > 0 || this.chunks.availableBytes !== this.chunks.size) {
       ranges.push([this.chunks.descriptor(0) * 4, this.chunks.descriptor(this.chunks.units) * 4])
     }
     this.chunks.visitUsed((from, to) => {
@@ -391,10 +415,11 @@ export class FifoSegment {
   /**
    * Makes the segment as good as new: zeroes what was written, so that only the
    * tables remain, which are those of an empty segment. Returns false, and does
-   * nothing, when something is still in use.
+   * nothing, when something is still in use, or the segment is condemned. For
+   * memory that nobody else can write to: it believes the tables.
    */
   scrub(): boolean {
-    if (this.activeFifos !== 0 || this.chunks.availableBytes !== this.chunks.size) return false
+    if (this.condemned || this.activeFifos !== 0 || this.chunks.availableBytes !== this.chunks.size) return false
     // Headers are left as they are: the next FIFO writes every word of its own.
     this.mostFifos = Math.max(this.mostFifos, this.nextIndex)
     this.chunks.visitUsed((from, to) => {

@@ -7,6 +7,11 @@
  * it), so released regions are kept in a bounded pool, zeroed where they were
  * written, and used again.
  *
+ * Nobody can take memory away from a thread that has it mapped. So a region that
+ * other threads have mapped serves only owners who bring all of those threads
+ * that still live: one that goes on writing to what it has let go of spoils what
+ * it takes part in itself, and nothing else.
+ *
  * The interface says nothing about how memory is shared: a region over memory
  * mapped by other means, which is not a `SharedArrayBuffer`, fits behind it.
  *
@@ -20,6 +25,17 @@ import * as SessionError from "../SessionError.ts"
 import { type Copy, portableCopy, SharedWords } from "./SharedWords.ts"
 
 /**
+ * A thread that has memory mapped and that nobody can make let go of it: what it
+ * has mapped once it may write to until it is gone.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Mapper {
+  readonly isGone: boolean
+}
+
+/**
  * A piece of memory.
  *
  * @category models
@@ -28,8 +44,14 @@ import { type Copy, portableCopy, SharedWords } from "./SharedWords.ts"
 export interface Region {
   readonly words: SharedWords
   /**
+   * The threads that can write to it: all that were ever named for it and are
+   * not gone. `undefined` for memory that only this thread can write to.
+   */
+  readonly mappers?: ReadonlySet<Mapper> | undefined
+  /**
    * Set by an owner who gives it back: what it has left in it, which is empty and
-   * can serve again as it is. All else in the region is zero.
+   * can serve again as it is. All else in the region is zero. Not for memory that
+   * other threads can write to.
    */
   blank?: { readonly touchedRanges: () => Iterable<readonly [start: number, end: number]> } | undefined
 }
@@ -80,14 +102,22 @@ export interface Stats {
 export class SharedMemory extends Context.Service<
   SharedMemory,
   {
-    /** A zeroed region of exactly `bytes` bytes; fails with `AllocFailed`. */
-    readonly allocate: (bytes: number) => Effect.Effect<Region, SessionError.SessionError>
+    /**
+     * A zeroed region of exactly `bytes` bytes; fails with `AllocFailed`.
+     * `mappers` are the threads that will map it. Where a region was mapped
+     * before, they (and those that have gone) may have written to it since it was
+     * zeroed.
+     */
+    readonly allocate: (
+      bytes: number,
+      mappers?: ReadonlyArray<Mapper>
+    ) => Effect.Effect<Region, SessionError.SessionError>
     /**
      * The same at once, with what its last owner has left `blank`; or nothing,
      * when getting one takes time or fails: then `allocate` says what is the
      * matter.
      */
-    readonly tryAllocate: (bytes: number) => Region | undefined
+    readonly tryAllocate: (bytes: number, mappers?: ReadonlyArray<Mapper>) => Region | undefined
     /** Takes a region back. `touched` are the byte ranges that may hold something. */
     readonly release: (region: Region, touched: ReadonlyArray<readonly [start: number, end: number]>) => void
     /** How much memory is where, now. */
@@ -109,10 +139,29 @@ export const CopyBytes: Context.Reference<Copy> = Context.Reference<Copy>(
 
 const DEFAULT_POOL_BYTES = 512 * 1024 * 1024
 
+const NOBODY: ReadonlyArray<Mapper> = []
+
+interface PooledRegion extends Region {
+  mappers: Set<Mapper> | undefined
+}
+
+/** Forgets who is gone. Returns how many of `mappers` have it mapped, or -1 when anybody else has. */
+const countAmong = (mappers: ReadonlyArray<Mapper>, known: Set<Mapper>): number => {
+  let count = 0
+  for (const mapper of known) {
+    if (mapper.isGone) known.delete(mapper)
+    else if (mappers.includes(mapper)) count++
+    else return -1
+  }
+  return count
+}
+
 /**
  * Regions over `SharedArrayBuffer`s, with a pool of at most `poolSize`
- * (default 512 MiB) for released ones. A region that does not fit in the pool
- * is left to the garbage collector.
+ * (default 512 MiB) for released ones. Where the pool is full, those that other
+ * threads have mapped make room, the one that was released first before the
+ * others. A region that does not fit in the pool all the same is left to the
+ * garbage collector.
  *
  * @category constructors
  * @since 0.1.0
@@ -123,13 +172,16 @@ export const make = (
   Effect.map(CopyBytes, (copy) => {
     const poolLimit =
       options.poolSize === undefined ? DEFAULT_POOL_BYTES : Number(ByteSize.fromInputUnsafe(options.poolSize))
-    const pool = new Map<number, Array<Region>>()
+    const pool = new Map<number, Array<PooledRegion>>()
+    // Those that other threads have mapped, of any size, in the order in which they were released.
+    const mapped: Array<PooledRegion> = []
     let regions = 0
     let bytes = 0
     let pooledRegions = 0
     let pooledBytes = 0
+    let mappedBytes = 0
 
-    const take = (byteLength: number): Region | undefined => {
+    const take = (byteLength: number): PooledRegion | undefined => {
       const region = pool.get(byteLength)?.pop()
       if (region !== undefined) {
         pooledRegions--
@@ -138,20 +190,71 @@ export const make = (
       return region
     }
 
-    const obtain = (byteLength: number): Region => {
-      const region = take(byteLength) ?? {
-        words: new SharedWords(new SharedArrayBuffer(byteLength), copy)
+    /** The one that most of `mappers` have mapped already, and nobody else who lives. Of several, the last one released. */
+    const takeMapped = (byteLength: number, mappers: ReadonlyArray<Mapper>): PooledRegion | undefined => {
+      let best = -1
+      let most = -1
+      for (let i = mapped.length - 1; i >= 0 && most < mappers.length; i--) {
+        if (mapped[i].words.byteLength !== byteLength) continue
+        const count = countAmong(mappers, mapped[i].mappers!)
+        if (count > most) {
+          best = i
+          most = count
+        }
       }
+      return best < 0 ? undefined : unpool(best)
+    }
+
+    const unpool = (index: number): PooledRegion => {
+      const [region] = mapped.splice(index, 1)
+      pooledRegions--
+      pooledBytes -= region.words.byteLength
+      mappedBytes -= region.words.byteLength
+      return region
+    }
+
+    const make = (byteLength: number): PooledRegion => ({
+      words: new SharedWords(new SharedArrayBuffer(byteLength), copy),
+      mappers: undefined
+    })
+
+    /** For this thread alone: one that has never left it, so that those that have are there for who has mapped them. */
+    const obtainOwn = (byteLength: number): PooledRegion => {
+      const region = take(byteLength)
+      if (region !== undefined) return region
+      const left = mapped.length === 0 ? undefined : takeMapped(byteLength, NOBODY)
+      if (left === undefined) return make(byteLength)
+      left.mappers = undefined
+      return left
+    }
+
+    const obtainFor = (byteLength: number, mappers: ReadonlyArray<Mapper>): PooledRegion => {
+      const region = takeMapped(byteLength, mappers) ?? take(byteLength) ?? make(byteLength)
+      const known = (region.mappers ??= new Set())
+      for (const mapper of mappers) known.add(mapper)
+      return region
+    }
+
+    const obtain = (byteLength: number, mappers: ReadonlyArray<Mapper> = NOBODY): PooledRegion => {
+      const region = mappers.length === 0 ? obtainOwn(byteLength) : obtainFor(byteLength, mappers)
       regions++
       bytes += byteLength
       return region
     }
 
+    /** Whether there is room for so many bytes more, if need be instead of regions that other threads have mapped. */
+    const hasRoom = (byteLength: number): boolean => {
+      if (pooledBytes - mappedBytes + byteLength > poolLimit) return false
+      let excess = pooledBytes + byteLength - poolLimit
+      while (excess > 0) excess -= unpool(0).words.byteLength
+      return true
+    }
+
     return SharedMemory.of({
-      allocate: (byteLength) =>
+      allocate: (byteLength, mappers) =>
         Effect.try({
           try: () => {
-            const region = obtain(byteLength)
+            const region = obtain(byteLength, mappers)
             for (const [start, end] of region.blank?.touchedRanges() ?? []) region.words.zero(start, end)
             region.blank = undefined
             return region
@@ -159,24 +262,36 @@ export const make = (
           catch: (cause) =>
             SessionError.make(new SessionError.AllocFailed({ what: "a segment", bytes: byteLength, cause }))
         }),
-      tryAllocate(byteLength) {
+      tryAllocate(byteLength, mappers) {
         try {
-          return obtain(byteLength)
+          return obtain(byteLength, mappers)
         } catch {
           return undefined
         }
       },
-      release(region, touched) {
+      release(released, touched) {
+        const region: PooledRegion = released as PooledRegion
         const byteLength = region.words.byteLength
         regions--
         bytes -= byteLength
-        if (pooledBytes + byteLength > poolLimit) return
+        if (pooledBytes + byteLength > poolLimit && !hasRoom(byteLength)) return
         for (const [start, end] of touched) region.words.zero(start, end)
+        pooledRegions++
+        pooledBytes += byteLength
+        if (region.mappers !== undefined) {
+          // What the others can write to is not blank, whatever its owner says.
+          for (const [start, end] of region.blank?.touchedRanges() ?? []) region.words.zero(start, end)
+          region.blank = undefined
+          if (countAmong(NOBODY, region.mappers) < 0) {
+            mapped.push(region)
+            mappedBytes += byteLength
+            return
+          }
+          region.mappers = undefined
+        }
         const free = pool.get(byteLength)
         if (free === undefined) pool.set(byteLength, [region])
         else free.push(region)
-        pooledRegions++
-        pooledBytes += byteLength
       },
       stats: () => ({ regions, bytes, pooledRegions, pooledBytes })
     })

@@ -13,6 +13,12 @@
  * A segment that *lingers* is one on which the context itself holds a lease for
  * each side, until the segment has been without connections for a while.
  *
+ * When the thread of a user dies, all its segments are *condemned*: that side's
+ * flag is set at once, and the tables in shared memory, which the dead may have
+ * left half-written, are not touched any more. Who is left uses the connections
+ * there are until they close. The segment is deleted as any other, with the last
+ * lease of both sides.
+ *
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
@@ -24,7 +30,7 @@ import type * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import type { Fifo } from "../memory/Fifo.ts"
 import type * as FifoSegment from "../memory/FifoSegment.ts"
-import { type Region, SharedMemory } from "../memory/SharedMemory.ts"
+import { type Mapper, type Region, SharedMemory } from "../memory/SharedMemory.ts"
 import { Lock } from "../runtime/Lock.ts"
 import * as SessionError from "../SessionError.ts"
 import * as SegmentManager from "./SegmentManager.ts"
@@ -96,6 +102,8 @@ export interface SegmentStats {
   readonly clientDetached: boolean
   readonly serverDetached: boolean
   readonly lingers: boolean
+  /** Whether the thread of one side has died. */
+  readonly condemned: boolean
 }
 
 /**
@@ -135,6 +143,13 @@ export class SegmentContext extends Context.Service<
     readonly closeManager: (manager: SegmentManager.SegmentManager) => void
     /** Says that a user has gone: its segments do not linger, now or later. */
     readonly removeUser: (user: SegmentManager.SegmentUser) => void
+    /**
+     * Says that the thread of a user has died. Its segments do not linger, nothing
+     * is allocated in them again, and what is freed in them touches no shared
+     * word. Whoever asks for leases with it from then on gets `PeerDied`. The
+     * leases of both sides are still released one by one, in any order.
+     */
+    readonly condemn: (user: SegmentManager.SegmentUser) => void
     readonly stats: () => Stats
   }
 >()("@cut-through/core/segment/SegmentContext") {}
@@ -159,6 +174,8 @@ interface Entry {
   /** When the last connection has gone. */
   drainedAt: number
   timer: Fiber.Fiber<void> | undefined
+  /** Whether the thread of one side has died. */
+  isCondemned: boolean
 }
 
 /** All segments of one (listener's manager, client worker, server worker). */
@@ -189,6 +206,13 @@ class OwnedLease implements Lease {
   }
 }
 
+/** The threads that will map a segment for this request. Nothing, when there are none beside this one. */
+const mappersOf = ({ client, server }: Request): ReadonlyArray<Mapper> | undefined => {
+  if (client.mapper === undefined) return server.mapper === undefined ? undefined : [server.mapper]
+  if (server.mapper === undefined || server.mapper === client.mapper) return [client.mapper]
+  return [client.mapper, server.mapper]
+}
+
 /** Takes a value out of an array, at no cost when it is the last. */
 const drop = <A>(values: Array<A>, value: A): void => {
   if (values[values.length - 1] === value) values.pop()
@@ -214,6 +238,8 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     WeakMap<SegmentManager.SegmentUser, Array<SegmentsOfTriple>>
   >()
   const removedUsers = new WeakSet<SegmentManager.SegmentUser>()
+  const deadUsers = new WeakSet<SegmentManager.SegmentUser>()
+  let hasDead = false
   // Not the time of day, which people set back.
   const now = () => Number(clock.monotonicTimeNanosUnsafe() / 1_000_000n)
   let leaseCount = 0
@@ -333,14 +359,15 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     if (entry.lingering === 1 && entry.client.leases === 1 && entry.server.leases === 1) drained(entry)
   }
 
-  /** One lease of a side less. The only place where a flag is set, and where a segment is deleted. */
+  /** One lease of a side less. The only place where a segment is deleted. */
   const leave = (entry: Entry, side: SideState): void => {
     leaseCount--
     side.leases--
     if (side.leases > 0) return
     side.isDetached = true
     close(entry)
-    if (!entry.client.isDetached || !entry.server.isDetached) return
+    // Not whether both have detached: a side whose thread has died has, with leases that are yet to be released.
+    if (entry.client.leases > 0 || entry.server.leases > 0) return
     remove(entry)
     deleteSegment(entry.segment)
   }
@@ -385,7 +412,23 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     }
   }
 
-  const addSegment = (request: Request, region: Region): Leases | undefined => {
+  const condemnSide = (entry: Entry, side: SideState): void => {
+    side.isDetached = true
+    close(entry)
+    entry.isCondemned = true
+    entry.segment.fifos.condemn()
+  }
+
+  /** The thread of one of them has died: nobody is there to share memory with. */
+  const whyNot = ({ client, server }: Request): SessionError.SessionError | undefined => {
+    // Most often nobody has, and then it costs nothing.
+    if (!hasDead) return undefined
+    const dead = deadUsers.has(server) ? server : deadUsers.has(client) ? client : undefined
+    if (dead === undefined) return undefined
+    return SessionError.make(new SessionError.PeerDied({ endpoint: dead.name, bytesReceived: 0 }))
+  }
+
+  const addSegment = (request: Request, region: Region): Leases | SessionError.SessionError => {
     const segment = SegmentManager.addSegment(request.manager, memory, region)
     segment.id = ++segmentCount
     // In this one, though another may have been drained while memory was waited for: one without leases nobody deletes.
@@ -394,11 +437,10 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     if (pair === undefined) {
       // A segment that cannot hold one pair is of no use to anybody.
       deleteSegment(segment)
-      return undefined
+      return noRoom(request)
     }
     const context = insert(request)
-    const isGone = request.manager.isClosed || removedUsers.has(request.client) || removedUsers.has(request.server)
-    const lingering = !isGone && lingerTime(request.manager) > 0 ? 1 : 0
+    const lingering = lingerTime(request.manager) > 0 && !isGone(request) ? 1 : 0
     leaseCount += 2 * lingering
     const entry: Entry = {
       segment,
@@ -409,11 +451,16 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
       isOpen: false,
       lingering,
       drainedAt: 0,
-      timer: undefined
+      timer: undefined,
+      isCondemned: false
     }
     context.entries.push(entry)
     return leasesOf(entry, pair[0], pair[1])
   }
+
+  /** Whether the listener, the client or the server has gone. */
+  const isGone = ({ client, manager, server }: Request): boolean =>
+    manager.isClosed || removedUsers.has(client) || removedUsers.has(server)
 
   const tell = (user: SegmentManager.SegmentUser, segment: SegmentManager.Segment): void => {
     if (segment.users.includes(user)) return
@@ -429,24 +476,31 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
 
   /** Tells whoever has not been told of the segment yet: before the leases are in anybody's hands. */
   const announce = (request: Request, leases: Leases): Leases | SessionError.SessionError => {
-    const { segment } = leases.client
-    if (segment.users.includes(request.server) && segment.users.includes(request.client)) return leases
+    const { entry, segment } = leases.client as OwnedLease
     try {
-      tell(request.server, segment)
-      tell(request.client, segment)
-      return leases
+      // Telling one of them may be what finds out that its thread has died.
+      if (!entry.isCondemned) tell(request.server, segment)
+      if (!entry.isCondemned) tell(request.client, segment)
     } catch (cause) {
-      release(leases.client)
-      release(leases.server)
-      return SessionError.make(
-        new SessionError.AllocFailed({
-          what: "a connection whose segment an application could not map",
-          bytes: request.manager.pairBytes,
-          cause
-        })
-      )
+      if (!entry.isCondemned) return giveBack(leases, notMapped(request, cause))
     }
+    return entry.isCondemned ? giveBack(leases, whyNot(request)!) : leases
   }
+
+  const giveBack = (leases: Leases, reason: SessionError.SessionError): SessionError.SessionError => {
+    release(leases.client)
+    release(leases.server)
+    return reason
+  }
+
+  const notMapped = (request: Request, cause: unknown): SessionError.SessionError =>
+    SessionError.make(
+      new SessionError.AllocFailed({
+        what: "a connection whose segment an application could not map",
+        bytes: request.manager.pairBytes,
+        cause
+      })
+    )
 
   const noRoom = (request: Request): SessionError.SessionError =>
     SessionError.make(new SessionError.AllocFailed({ what: "a pair of FIFOs", bytes: request.manager.pairBytes }))
@@ -458,10 +512,15 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
         // Whoever held the lock before may have made the segment this one waited for.
         const leases = take(request)
         if (leases !== undefined) return Effect.succeed(leases)
+        const reason = whyNot(request)
+        if (reason !== undefined) return Effect.fail(reason)
         return Effect.uninterruptible(
-          Effect.flatMap(memory.allocate(request.manager.regionBytes), (region) => {
-            const leases = addSegment(request, region)
-            return leases === undefined ? Effect.fail(noRoom(request)) : Effect.succeed(leases)
+          Effect.flatMap(memory.allocate(request.manager.regionBytes, mappersOf(request)), (region) => {
+            // One of them may have died while memory was waited for.
+            const reason = whyNot(request)
+            if (reason !== undefined) memory.release(region, [])
+            const leases = reason ?? addSegment(request, region)
+            return leases instanceof SessionError.SessionError ? Effect.fail(leases) : Effect.succeed(leases)
           })
         )
       })
@@ -469,8 +528,10 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
 
   const growNow = (request: Request): Leases | SessionError.SessionError | undefined =>
     lock.tryWrite(() => {
-      const region = memory.tryAllocate(request.manager.regionBytes)
-      return region === undefined ? undefined : (addSegment(request, region) ?? noRoom(request))
+      const reason = whyNot(request)
+      if (reason !== undefined) return reason
+      const region = memory.tryAllocate(request.manager.regionBytes, mappersOf(request))
+      return region === undefined ? undefined : addSegment(request, region)
     })
 
   const tryAcquire = (request: Request): Leases | SessionError.SessionError | undefined => {
@@ -482,7 +543,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     const segments: Array<SegmentStats> = []
     let fifoBytes = 0
     for (const context of contexts) {
-      for (const { client, committed, lingering, segment, server } of context.entries) {
+      for (const { client, committed, isCondemned, lingering, segment, server } of context.entries) {
         const { activeFifos, availableBytes, pressure, size } = segment.fifos
         fifoBytes += size - availableBytes
         segments.push({
@@ -499,7 +560,8 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
           serverSessions: server.leases - lingering,
           clientDetached: client.isDetached,
           serverDetached: server.isDetached,
-          lingers: lingering === 1
+          lingers: lingering === 1,
+          condemned: isCondemned
         })
       }
     }
@@ -526,6 +588,18 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     },
     removeUser(user) {
       removedUsers.add(user)
+      stopLingeringOf((request) => request.client === user || request.server === user)
+    },
+    condemn(user) {
+      deadUsers.add(user)
+      hasDead = true
+      // All before any: who is told of a segment that lingers no more may ask for leases.
+      for (const { entries, request } of contexts) {
+        for (const entry of entries) {
+          if (request.client === user) condemnSide(entry, entry.client)
+          if (request.server === user) condemnSide(entry, entry.server)
+        }
+      }
       stopLingeringOf((request) => request.client === user || request.server === user)
     },
     stats

@@ -10,7 +10,7 @@ import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as FifoSegment from "../memory/FifoSegment.ts"
 import { MAX_FIFO_BYTES } from "../memory/Fifo.ts"
-import type { Region, SharedMemory } from "../memory/SharedMemory.ts"
+import type { Mapper, Region, SharedMemory } from "../memory/SharedMemory.ts"
 import * as Finalizer from "../runtime/Finalizer.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
 import * as SessionError from "../SessionError.ts"
@@ -42,11 +42,13 @@ export interface Properties {
 export interface SegmentUser {
   /** What listings call it. */
   readonly name: string
+  /** The thread it lives in. Default: the session layer's own. */
+  readonly mapper?: Mapper | undefined
   /** Maps a segment. Throws when it cannot: then no connection of this user is made in it. */
   readonly segmentAdded: (segment: Segment) => void
   /**
    * Unmaps a segment. `acknowledge` is to be called once, when nobody can touch
-   * it any more: its memory serves nobody else before.
+   * it any more, or is gone who could: its memory serves nobody else before.
    */
   readonly segmentDeleted: (segment: Segment, acknowledge: () => void) => void
 }
@@ -169,8 +171,9 @@ export const segmentOptions = (properties: Properties): FifoSegment.Options => (
 })
 
 /**
- * Adds an empty segment in a region of `regionBytes`. It is in the manager until
- * its scope closes.
+ * Adds an empty segment in a region of `regionBytes`, which was allocated for
+ * the threads of all who will be told of it. It is in the manager until its
+ * scope closes.
  *
  * @category operations
  * @since 0.1.0
@@ -218,15 +221,17 @@ const remove = (segment: Segment, memory: SharedMemory["Service"]): void => {
     try {
       user.segmentDeleted(segment, acknowledge)
     } catch (defect) {
-      // The others are told all the same. What this one still maps serves nobody else.
-      Effect.runFork(Effect.logError("A user of a segment could not be told that it is gone", defect))
+      // The others are told all the same. What this one still maps serves nobody else, unless its thread is gone.
+      if (user.mapper?.isGone === true) acknowledge()
+      else Effect.runFork(Effect.logError("A user of a segment could not be told that it is gone", defect))
     }
   }
   if (--waiting === 0) release(segment, memory)
 }
 
 const release = ({ fifos, region }: Segment, memory: SharedMemory["Service"]): void => {
-  const isBlank = fifos.scrub()
+  // Tables that others can write to are nothing to leave to anybody.
+  const isBlank = region.mappers === undefined && fifos.scrub()
   if (isBlank) region.blank = fifos
   memory.release(region, isBlank ? [] : fifos.touchedRanges())
 }

@@ -10,6 +10,7 @@ import * as SegmentManager from "../segment/SegmentManager.ts"
 import * as SessionError from "../SessionError.ts"
 import type { AppEvent } from "./AppEvent.ts"
 import type { AppListener } from "./AppListener.ts"
+import type { AppThread } from "./AppThread.ts"
 import { AppWorker } from "./AppWorker.ts"
 import type { Namespace } from "./Namespace.ts"
 
@@ -52,6 +53,8 @@ export class App {
   readonly scope: AppScope
   readonly properties: SegmentManager.Properties
   readonly quotas: Quotas
+  /** The thread it lives in; `undefined` is the session layer's own. */
+  readonly thread: AppThread | undefined
   readonly workers: ReadonlyArray<AppWorker>
   readonly listeners: Set<AppListener> = new Set()
   /** What it is told, while somebody subscribes. */
@@ -74,6 +77,7 @@ export class App {
     readonly properties: SegmentManager.Properties
     readonly quotas: Quotas
     readonly workers: number
+    readonly thread?: AppThread | undefined
     /** Called before the application is told something, with what. */
     readonly notifying: (what: string) => void
   }) {
@@ -82,6 +86,7 @@ export class App {
     this.scope = options.scope
     this.properties = options.properties
     this.quotas = options.quotas
+    this.thread = options.thread
     this.notifying = options.notifying
     const workers: Array<AppWorker> = []
     for (let index = 0; index < options.workers; index++) workers.push(new AppWorker(this, index))
@@ -117,6 +122,8 @@ export class App {
   /** Why it takes no connection now, or nothing. */
   whyNotAccept(pairBytes: number): string | undefined {
     const { maxFifoMemory, maxSessions } = this.quotas
+    // On its way out: its listeners will be closed one after the other.
+    if (this.isDetached) return "its application is detaching"
     // A connect under way will have its session: what arrives meanwhile must not take its place.
     if (this.sessions + this.halfOpens >= maxSessions) return "its application has as many sessions as it may have"
     if (this.fifoMemory + pairBytes > maxFifoMemory) {

@@ -4,6 +4,7 @@
  *
  * @since 0.1.0
  */
+import type { Mapper } from "../memory/SharedMemory.ts"
 import type { Segment, SegmentUser } from "../segment/SegmentManager.ts"
 import type { App } from "./App.ts"
 import type { Session } from "./Session.ts"
@@ -19,6 +20,8 @@ export class AppWorker implements SegmentUser {
   readonly index: number
   /** What listings call it: the application's name and the worker's number. */
   readonly name: string
+  /** The thread that maps its segments; `undefined` is the session layer's own. */
+  readonly mapper: Mapper | undefined
   readonly sessions: Array<Session> = []
   readonly segments: Array<Segment> = []
 
@@ -26,6 +29,7 @@ export class AppWorker implements SegmentUser {
     this.app = app
     this.index = index
     this.name = `${app.name}/${index}`
+    this.mapper = app.thread
   }
 
   addSession(session: Session): void {
@@ -45,6 +49,7 @@ export class AppWorker implements SegmentUser {
   }
 
   segmentAdded(segment: Segment): void {
+    this.app.thread?.segmentAdded(segment)
     this.segments.push(segment)
     if (!this.app.isObserved) return
     this.app.tell({
@@ -69,6 +74,7 @@ export class AppWorker implements SegmentUser {
       })
     }
     // In this thread, whoever could touch it has closed.
-    acknowledge()
+    if (this.app.thread === undefined) acknowledge()
+    else this.app.thread.segmentDeleted(segment, acknowledge)
   }
 }

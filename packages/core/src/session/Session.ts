@@ -10,12 +10,13 @@ import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Endpoint from "../Endpoint.ts"
-import type { LocalDoorbell } from "../memory/Doorbell.ts"
+import type { Doorbell, LocalDoorbell } from "../memory/Doorbell.ts"
 import type { Fifo } from "../memory/Fifo.ts"
 import type { Feed } from "../runtime/Feed.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
 import type { Lease, Leases, Side } from "../segment/SegmentContext.ts"
 import type { AcceptQueue } from "./AppListener.ts"
+import type { Line } from "./AppThread.ts"
 import type { AppWorker } from "./AppWorker.ts"
 import type { Dial, HalfOpen } from "./HalfOpen.ts"
 import type { Transport } from "./Transport.ts"
@@ -131,12 +132,58 @@ export interface Change {
 }
 
 /**
+ * The way of the bytes: `fiber` is shared memory between fibers of one thread,
+ * `thread` the same between two threads.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Path = "fiber" | "thread"
+
+/**
+ * A session as its application has it, in whichever thread that is: all that a
+ * connection needs to know of it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AppSession {
+  readonly side: Side
+  readonly path: Path
+  readonly state: State
+  readonly local: Endpoint.Endpoint
+  readonly remote: Endpoint.Endpoint
+  readonly rx: Fifo
+  readonly tx: Fifo
+  /** Rung by the other side. */
+  readonly doorbell: LocalDoorbell
+  /** Whether its own side has closed it. */
+  readonly isClosing: boolean
+  /** Told once when this side closes, before its FIFOs are given up. */
+  owner: { readonly onClosing: () => void } | undefined
+  /** Called once when nothing of it is left. */
+  onClosed: (() => void) | undefined
+  /** This side has written, and the other side asked to be told. */
+  readonly customTx: () => void
+  /** This side has read, and the other side asked to be told. */
+  readonly appRxEvt: () => void
+  /** Ends the stream of this side behind what was written. */
+  readonly halfClose: () => void
+  /** Closes this side: all that was written arrives, then the end. With unread bytes it is a reset. */
+  readonly close: () => void
+  /** Breaks off. */
+  readonly reset: () => void
+  /** What listings call it. */
+  readonly format: () => string
+}
+
+/**
  * One side of a connection.
  *
  * @category models
  * @since 0.1.0
  */
-export class Session {
+export class Session implements AppSession {
   readonly side: Side
   readonly worker: number
   handle: HandleTable.Handle = HandleTable.NONE
@@ -150,8 +197,10 @@ export class Session {
   readonly lease: Lease
   /** Rung by the other side. */
   readonly doorbell: LocalDoorbell
-  /** Rings the other side. */
-  readonly peerDoorbell: LocalDoorbell
+  /** Rings the other side, from the session layer's thread. */
+  readonly peerDoorbell: Doorbell
+  /** What it shares with the other side when one of them is in another thread. */
+  readonly line: Line | undefined
   /** The other side, from when both are there until one of them is gone. */
   peer: Session | undefined = undefined
   /** The connect it belongs to, until it is accepted; `NONE` after. */
@@ -181,7 +230,8 @@ export class Session {
     app: AppWorker,
     leases: Leases,
     doorbell: LocalDoorbell,
-    peerDoorbell: LocalDoorbell,
+    peerDoorbell: Doorbell,
+    line: Line | undefined,
     changes: Feed<Change>
   ) {
     const isClient = side === "client"
@@ -196,11 +246,16 @@ export class Session {
     this.lease = isClient ? leases.client : leases.server
     this.doorbell = doorbell
     this.peerDoorbell = peerDoorbell
+    this.line = line
     this.changes = changes
   }
 
   get id(): SessionId {
     return { worker: this.worker, handle: this.handle }
+  }
+
+  get path(): Path {
+    return this.line === undefined ? "fiber" : "thread"
   }
 
   get local(): Endpoint.Endpoint {
@@ -227,6 +282,30 @@ export class Session {
     const { state } = this
     return state === "closing" || state === "app-closed" || state === "transport-closed" || state === "closed"
   }
+
+  customTx(): void {
+    this.transport.customTx(this)
+  }
+
+  appRxEvt(): void {
+    this.transport.appRxEvt(this)
+  }
+
+  halfClose(): void {
+    this.transport.halfClose(this)
+  }
+
+  close(): void {
+    this.transport.close(this)
+  }
+
+  reset(): void {
+    this.transport.reset(this)
+  }
+
+  format(): string {
+    return this.transport.formatSession(this)
+  }
 }
 
 /**
@@ -236,9 +315,9 @@ export class Session {
  * @category operations
  * @since 0.1.0
  */
-export const closeNow = (session: Session, reset: boolean): Effect.Effect<void> => {
-  if (reset) session.transport.reset(session)
-  else session.transport.close(session)
+export const closeNow = (session: AppSession, reset: boolean): Effect.Effect<void> => {
+  if (reset) session.reset()
+  else session.close()
   if (session.state === "closed") return Exit.void
   return Effect.callback<void>((resume) => {
     if (session.state === "closed") return resume(Exit.void)
@@ -257,5 +336,5 @@ export const closeNow = (session: Session, reset: boolean): Effect.Effect<void> 
  * @category operations
  * @since 0.1.0
  */
-export const close = (session: Session, reset: boolean): Effect.Effect<void> =>
+export const close = (session: AppSession, reset: boolean): Effect.Effect<void> =>
   Effect.suspend(() => closeNow(session, reset))

@@ -18,6 +18,7 @@ import * as FifoSegment from "../memory/FifoSegment.ts"
 import * as SharedMemory from "../memory/SharedMemory.ts"
 import { Feed } from "../runtime/Feed.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
+import { KeepAlive } from "../runtime/KeepAlive.ts"
 import * as Lock from "../runtime/Lock.ts"
 import * as Wake from "../runtime/Wake.ts"
 import * as Worker from "../runtime/Worker.ts"
@@ -26,6 +27,7 @@ import * as SegmentManager from "../segment/SegmentManager.ts"
 import * as SessionError from "../SessionError.ts"
 import { App, type AppScope } from "./App.ts"
 import { AcceptQueue, AppListener, type Approval } from "./AppListener.ts"
+import type { AppThread } from "./AppThread.ts"
 import type { AppWorker } from "./AppWorker.ts"
 import * as Connections from "./Connections.ts"
 import * as Namespace from "./Namespace.ts"
@@ -148,8 +150,8 @@ export interface Residue {
 export class SessionLayer extends Context.Service<
   SessionLayer,
   {
-    /** Attaches an application. It is detached by its caller, with `detach`. */
-    readonly attach: (options: AttachOptions) => Effect.Effect<App, SessionError.SessionError>
+    /** Attaches an application, of another thread if one is given. It is detached by its caller, with `detach`. */
+    readonly attach: (options: AttachOptions, thread?: AppThread) => Effect.Effect<App, SessionError.SessionError>
     /** Takes an application out of the listings, once everything of it is closed. */
     readonly detach: (app: App) => void
     /** The attached applications. */
@@ -192,6 +194,7 @@ export class SessionLayer extends Context.Service<
     readonly connections: Connections.Connections["Service"]
     readonly segments: SegmentContext.SegmentContext["Service"]
     readonly wake: Wake.Wake["Service"]
+    readonly keepAlive: KeepAlive
     /** Sessions that go from one state to another, while somebody subscribes. */
     readonly changes: Feed<Change>
     readonly counters: Counters
@@ -266,6 +269,7 @@ export const make = (
     const segments = yield* SegmentContext.SegmentContext
     const memory = yield* SharedMemory.SharedMemory
     const wake = yield* Wake.Wake
+    const keepAlive = yield* KeepAlive
     const locks = yield* Lock.Lock
     const count = yield* countOption("workers", options.workers ?? 1, 0)
     const workers: Array<Worker.Worker> = []
@@ -280,7 +284,7 @@ export const make = (
     const ports = new EphemeralPorts()
     let nextWorker = 0
 
-    const attach = Effect.fnUntraced(function* (options: AttachOptions) {
+    const attach = Effect.fnUntraced(function* (options: AttachOptions, thread?: AppThread) {
       const id = options.namespace ?? Namespace.DEFAULT
       const namespace = namespaces.get(id)
       if (namespace === undefined) {
@@ -319,6 +323,7 @@ export const make = (
           maxPending: yield* countOption("maxPending", options.maxPending ?? DEFAULT_PENDING, 1)
         },
         workers,
+        thread,
         notifying: locks.notifying
       })
       app.handle = apps.add(app)
@@ -459,6 +464,7 @@ export const make = (
       connections,
       segments,
       wake,
+      keepAlive,
       changes: new Feed(),
       counters: { connects: 0, connected: 0, failed: new Map(), closed: 0, reset: 0 },
       residue() {

@@ -52,6 +52,11 @@ export interface Transport {
   readonly close: (session: Session) => void
   /** Breaks off: the other side is told at once, and what it has not read is lost. */
   readonly reset: (session: Session) => void
+  /**
+   * The thread of this side has died: the other side is told, reads what was
+   * published before, and gets `PeerDied` behind it.
+   */
+  readonly abandon: (session: Session) => void
   /** Ends the stream of this side behind what was written; reading goes on. */
   readonly halfClose: (session: Session) => void
   /** This side has written, and the other side asked to be told. */

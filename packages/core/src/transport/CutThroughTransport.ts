@@ -23,9 +23,10 @@ import * as Fifo from "../memory/Fifo.ts"
 import * as HandleTable from "../runtime/HandleTable.ts"
 import type { Waiter } from "../runtime/Wake.ts"
 import type { Batch } from "../runtime/Worker.ts"
-import type { Leases, Side } from "../segment/SegmentContext.ts"
+import type { Leases } from "../segment/SegmentContext.ts"
 import type { AppEvent } from "../session/AppEvent.ts"
 import { type AppListener, NOBODY_LISTENS, type Server } from "../session/AppListener.ts"
+import { lineBetween } from "../session/AppThread.ts"
 import type { AppWorker } from "../session/AppWorker.ts"
 import { Dial, HalfOpen, type Request } from "../session/HalfOpen.ts"
 import type { Reach } from "../session/Namespace.ts"
@@ -186,14 +187,19 @@ class CutThroughTransport implements Transport {
       else this.answer(halfOpen, refusal(halfOpen, refused))
       return
     }
-    const session = this.makeSession(
+    const line = lineBetween(halfOpen.client.app.thread, server.worker.app.thread)
+    const session = new Session(
       "server",
+      this,
       halfOpen,
       server.worker,
       leases,
-      new LocalDoorbell(),
-      new LocalDoorbell()
+      line === undefined ? new LocalDoorbell() : line.server,
+      line === undefined ? new LocalDoorbell() : line.toClient,
+      line,
+      layer.changes
     )
+    this.opened(session)
     session.halfOpen = handle
     halfOpen.server = session
     halfOpen.leases = leases
@@ -226,14 +232,20 @@ class CutThroughTransport implements Transport {
         : new SessionError.Reset({ endpoint, bytesReceived: 0 })
     }
     const halfOpen = this.layer.connections.getHalfOpen(session.halfOpen)!
-    const client = this.makeSession(
+    const { line } = session
+    const client = new Session(
       "client",
+      this,
       halfOpen,
       halfOpen.client,
       halfOpen.leases!,
-      session.peerDoorbell,
-      session.doorbell
+      // Without a line both are in this thread, and what rings the one is where the other is rung.
+      line === undefined ? (session.peerDoorbell as LocalDoorbell) : line.client,
+      line === undefined ? session.doorbell : line.toServer,
+      line,
+      this.layer.changes
     )
+    this.opened(client)
     client.peer = session
     session.peer = client
     session.halfOpen = HandleTable.NONE
@@ -244,18 +256,9 @@ class CutThroughTransport implements Transport {
     return undefined
   }
 
-  private makeSession(
-    side: Side,
-    halfOpen: HalfOpen,
-    app: AppWorker,
-    leases: Leases,
-    doorbell: LocalDoorbell,
-    peerDoorbell: LocalDoorbell
-  ): Session {
-    const { changes, connections } = this.layer
-    const session = new Session(side, this, halfOpen, app, leases, doorbell, peerDoorbell, changes)
-    connections.addSession(session)
-    return session
+  private opened(session: Session): void {
+    this.layer.connections.addSession(session)
+    session.line?.enter(session)
   }
 
   /** Answers a connect, unless somebody else has. */
@@ -319,15 +322,20 @@ class CutThroughTransport implements Transport {
   // ---------------------------------------------------------------------------
 
   close(session: Session): void {
-    // A corrupt FIFO reads as negative: nothing more is to be said over it than that it is over.
-    this.closing(session, session.rx.readable !== 0)
+    // A corrupt FIFO reads as negative: nothing more is to be said over it than that it is over. What an application in
+    // another thread has read only that thread knows, and it says so.
+    this.closing(session, session.app.app.thread === undefined && session.rx.readable !== 0, false)
   }
 
   reset(session: Session): void {
-    this.closing(session, true)
+    this.closing(session, true, false)
   }
 
-  private closing(session: Session, reset: boolean): void {
+  abandon(session: Session): void {
+    this.closing(session, true, true)
+  }
+
+  private closing(session: Session, reset: boolean, isGone: boolean): void {
     if (session.isClosing) return
     const wasAccepting = session.state === "accepting"
     session.become("closing")
@@ -335,7 +343,10 @@ class CutThroughTransport implements Transport {
     session.queue?.remove(session)
     session.doorbell.target = undefined
     session.owner?.onClosing()
-    if (session.isReset) {
+    if (isGone) {
+      session.tx.markGone(Fifo.WRITER)
+      session.rx.markGone(Fifo.READER)
+    } else if (session.isReset) {
       session.tx.reset(Fifo.WRITER)
       session.rx.reset(Fifo.READER)
     } else {
@@ -343,17 +354,18 @@ class CutThroughTransport implements Transport {
       session.rx.stop()
     }
     session.isTxEnded = true
-    const refused = wasAccepting ? this.refuse(session) : undefined
+    const refused = wasAccepting ? this.refuse(session, isGone) : undefined
     session.peerDoorbell.ring()
     this.cleanups[session.worker].add(session)
     this.wakeLater(session.worker, refused)
   }
 
   /** The application says no: the client gets its answer, and what was set aside for it is given back. */
-  private refuse(session: Session): Waiter | undefined {
+  private refuse(session: Session, isGone: boolean): Waiter | undefined {
     const halfOpen = this.layer.connections.getHalfOpen(session.halfOpen)!
     const isThere = this.layer.getListener(session.listener) !== undefined
-    const error = refusal(halfOpen, isThere ? "its application said no" : NOBODY_LISTENS)
+    const no = isGone ? "its application has died" : "its application said no"
+    const error = refusal(halfOpen, isThere ? no : NOBODY_LISTENS)
     this.settle(halfOpen, error)
     this.layer.segments.release(halfOpen.leases!.client)
     return halfOpen.request.answer(error)
@@ -379,6 +391,7 @@ class CutThroughTransport implements Transport {
     session.become("closed")
     connections.removeSession(session)
     tell(session, "CleanupSession")
+    session.line?.leave(session)
     segments.release(session.lease)
     session.onClosed?.()
   }

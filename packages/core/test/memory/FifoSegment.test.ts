@@ -653,8 +653,8 @@ describe("FifoSegment", () => {
     it("a FIFO that is never written touches none of its chunks, whatever else is done with it", () => {
       const options = { size: 64 * KIB }
       const words = new WatchedWords(allocateBuffer(options))
-      words.onBytes = () => assert.fail("bytes of a FIFO without any")
       const segment = FifoSegment.make(words, options)
+      words.onBytes = () => assert.fail("bytes of a FIFO without any")
       const host = allocateFifo(segment, 40 * KIB, 16 * KIB)
       const reader = attachFifo(mapAgain(segment, words), host.index, Fifo.READER)
       const bytes = new Uint8Array(10)

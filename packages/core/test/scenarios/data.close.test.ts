@@ -1,4 +1,5 @@
 import { Application, Endpoint, Sessions } from "@cut-through/core"
+import type { LocalDoorbell } from "@cut-through/core/memory/Doorbell"
 import { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import type { Session, State } from "@cut-through/core/session/Session"
 import * as Wake from "@cut-through/core/runtime/Wake"
@@ -330,7 +331,8 @@ describe("how a connection ends", () => {
 describe("D35 a side that signals", () => {
   /** Whether the other side's doorbell rings when this session says that it has written, whoever is behind it. */
   const rings = (session: Session): boolean => {
-    const doorbell = session.peerDoorbell
+    // Both sides are in this thread.
+    const doorbell = session.peerDoorbell as LocalDoorbell
     const { target } = doorbell
     let hasRung = false
     doorbell.target = { onRing: () => void (hasRung = true) }

@@ -198,6 +198,7 @@ describe("namespaces and scopes", () => {
         accept: never,
         close: never,
         reset: never,
+        abandon: never,
         halfClose: never,
         customTx: never,
         appRxEvt: never,

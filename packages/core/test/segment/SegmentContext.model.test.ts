@@ -1,4 +1,4 @@
-/** Any program of acquires, releases, failures and departures, on the test's clock, against a model of the accounts. */
+/** Any program of acquires, releases, failures, departures and deaths, on the test's clock, against a model of the accounts. */
 import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
 import type * as SegmentContext from "@cut-through/core/segment/SegmentContext"
 import type { Segment } from "@cut-through/core/segment/SegmentManager"
@@ -23,6 +23,7 @@ interface ModelSegment {
   clientDetached: boolean
   serverDetached: boolean
   lingers: boolean
+  condemned: boolean
   /** When it is deleted, unless it is used before. */
   end: number | undefined
 }
@@ -49,7 +50,10 @@ const managerOptions = [
   }
 ] as const
 
-const USERS = 2
+/** Users there are at a time: one whose thread has died is followed by another one, in a thread of its own as well. */
+const USERS = 3
+/** Users that live in the session layer's own thread. */
+const LOCAL_USERS = 1
 
 /** What there ought to be, and how it changes. */
 class Model {
@@ -57,6 +61,7 @@ class Model {
   readonly leases: Array<OwnedLease> = []
   readonly closedManagers = new Set<number>()
   readonly removedUsers = new Set<number>()
+  readonly deadUsers = new Set<number>()
   /** Users that acknowledge late, and who of them has not acknowledged what. */
   readonly late = new Set<number>()
   readonly unacknowledged = new Map<Segment, Set<number>>()
@@ -100,6 +105,7 @@ class Model {
       clientDetached: false,
       serverDetached: false,
       lingers: !isGone && this.lingerOf({ manager }) > 0,
+      condemned: false,
       end: undefined
     })
   }
@@ -138,7 +144,7 @@ class Model {
     if (it.lingers) return
     it.clientDetached ||= it.clients === 0
     it.serverDetached ||= it.servers === 0
-    if (!it.clientDetached || !it.serverDetached) return
+    if (it.clients + it.servers > 0) return
     this.segments.delete(segment)
     const late = new Set([...it.told].filter((user) => this.late.has(user)))
     if (late.size > 0) this.unacknowledged.set(segment, late)
@@ -150,6 +156,17 @@ class Model {
       it.lingers = false
       this.settle(segment)
     }
+  }
+
+  /** The side of one whose thread has died has detached, whatever leases it has. */
+  condemn(user: number): void {
+    this.deadUsers.add(user)
+    for (const it of this.segments.values()) {
+      it.clientDetached ||= it.client === user
+      it.serverDetached ||= it.server === user
+      it.condemned ||= it.client === user || it.server === user
+    }
+    this.stopLingering((it) => it.client === user || it.server === user)
   }
 
   pass(millis: number): void {
@@ -170,7 +187,9 @@ const operations = [
   "late",
   "acknowledge",
   "closeManager",
-  "removeUser"
+  "removeUser",
+  "condemn",
+  "again"
 ] as const
 
 const commands = Arbitrary.array(
@@ -186,14 +205,52 @@ const commands = Arbitrary.array(
 
 describe("SegmentContext: against a model", () => {
   it.effect.prop(
-    "any program of acquires, releases, failures and departures keeps the accounts, and ends with nothing",
+    "any program of acquires, releases, failures, departures and deaths keeps the accounts, and ends with nothing",
     [commands],
     ([program]) =>
       Effect.gen(function* () {
         const { contexts, lock, memory } = yield* makeWorld()
         const managers = managerOptions.map(({ name, ...properties }) => makeManager(properties, name))
-        const users = Array.from({ length: USERS }, (_, i) => new User(`user ${i}`))
+        const threads: Array<{ isGone: boolean }> = []
+        const users: Array<User> = []
+        const add = (isLocal: boolean): number => {
+          const thread = { isGone: false }
+          threads.push(thread)
+          return users.push(new User(`user ${users.length}`, isLocal ? undefined : thread)) - 1
+        }
+        /** Those there are now, by their places among all. */
+        const present = Array.from({ length: USERS }, (_, i) => add(i < LOCAL_USERS))
+        /** Who could ever write to a region. */
+        const writers = new Map<ArrayBufferLike, Set<User>>()
         const model = new Model()
+
+        /** One whose thread has died is no party to anything: nothing changes. */
+        const acquireInVain = (manager: number, client: number, server: number) => {
+          const before = [contexts.stats(), memory.stats()]
+          const answer = contexts.tryAcquire({
+            manager: managers[manager],
+            client: users[client],
+            server: users[server]
+          })
+          if (!(answer instanceof SessionError.SessionError)) assert.fail("leases with one whose thread has died")
+          assert.strictEqual(answer.reason._tag, "PeerDied")
+          assert.deepStrictEqual([contexts.stats(), memory.stats()], before)
+        }
+
+        /** A segment is in memory that nobody who lives can write to but its users. */
+        const checkMemory = ({ region }: Segment, client: number, server: number) => {
+          const sharing = [users[client], users[server]]
+          const all = writers.get(region.words.buffer) ?? new Set()
+          writers.set(region.words.buffer, all)
+          for (const user of all) {
+            if (user.mapper?.isGone === false && !sharing.includes(user)) assert.fail("memory that another one has")
+          }
+          for (const user of sharing) all.add(user)
+          assert.sameMembers(
+            [...(region.mappers ?? [])],
+            [...new Set(sharing)].flatMap(({ mapper }) => mapper ?? [])
+          )
+        }
 
         /** Leases for a new connection; the `failing` users cannot map a segment this time. */
         const acquire = (manager: number, client: number, server: number, failing: ReadonlyArray<number> = []) => {
@@ -219,6 +276,7 @@ describe("SegmentContext: against a model", () => {
           if (candidates.length === 0) {
             assert.isFalse(model.segments.has(segment), "a segment was used that ought not to be")
             model.add(segment, manager, client, server)
+            if (segment.region !== undefined) checkMemory(segment, client, server)
           } else assert.isTrue(candidates.includes(segment), "not the emptiest segment")
           const pair = model.leases.length
           model.take(segment, pair)
@@ -279,7 +337,8 @@ describe("SegmentContext: against a model", () => {
               serverSessions: it.servers,
               clientDetached: it.clientDetached,
               serverDetached: it.serverDetached,
-              lingers: it.lingers
+              lingers: it.lingers,
+              condemned: it.condemned
             }))
           )
           for (const [i, manager] of managers.entries()) {
@@ -294,7 +353,8 @@ describe("SegmentContext: against a model", () => {
           }
         }
 
-        for (const { client, manager, operation, server, which } of program) {
+        for (const { client: clientPlace, manager, operation, server: serverPlace, which } of program) {
+          const [client, server] = [present[clientPlace], present[serverPlace]]
           const live = model.leases.flatMap((owned, index) => (owned.isReleased ? [] : [index]))
           if (operation === "acquire") acquire(manager, client, server)
           else if (operation === "fail") acquire(manager, client, server, which % 2 === 0 ? [client] : [server])
@@ -316,6 +376,15 @@ describe("SegmentContext: against a model", () => {
             contexts.removeUser(users[client])
             model.removedUsers.add(client)
             model.stopLingering((it) => it.client === client || it.server === client)
+          } else if (operation === "condemn" && which % 3 === 0) {
+            threads[client].isGone = users[client].mapper !== undefined
+            for (let i = 0; i <= which % 2; i++) contexts.condemn(users[client])
+            model.condemn(client)
+            present[clientPlace] = add(clientPlace < LOCAL_USERS)
+          } else if (operation === "condemn" && model.deadUsers.size > 0) {
+            const dead = [...model.deadUsers][which % model.deadUsers.size]
+            if (which % 2 === 0) acquireInVain(manager, dead, server)
+            else acquireInVain(manager, client, dead)
           }
           check()
         }

@@ -86,7 +86,8 @@ describe("SegmentContext", () => {
           serverSessions: 1,
           clientDetached: false,
           serverDetached: false,
-          lingers: false
+          lingers: false,
+          condemned: false
         }
       ]
     })

@@ -1,6 +1,6 @@
 import { MAX_FIFO_BYTES } from "@cut-through/core/memory/Fifo"
 import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
-import type { Region } from "@cut-through/core/memory/SharedMemory"
+import type { Mapper, Region } from "@cut-through/core/memory/SharedMemory"
 import { SharedWords } from "@cut-through/core/memory/SharedWords"
 import * as Finalizer from "@cut-through/core/runtime/Finalizer"
 import * as SegmentManager from "@cut-through/core/segment/SegmentManager"
@@ -28,8 +28,12 @@ const addTo = (manager: SegmentManager.SegmentManager, memory: Memory): SegmentM
   SegmentManager.addSegment(manager, memory, Effect.runSync(memory.allocate(manager.regionBytes)))
 
 /** As a context does it that finds memory at once. */
-const addNow = (manager: SegmentManager.SegmentManager, memory: Memory): SegmentManager.Segment => {
-  const region = memory.tryAllocate(manager.regionBytes)
+const addNow = (
+  manager: SegmentManager.SegmentManager,
+  memory: Memory,
+  mappers?: ReadonlyArray<Mapper>
+): SegmentManager.Segment => {
+  const region = memory.tryAllocate(manager.regionBytes, mappers)
   assert.isDefined(region)
   return SegmentManager.addSegment(manager, memory, region)
 }
@@ -341,6 +345,115 @@ describe("SegmentManager", () => {
       data.fill(0xee, 0, PAIR)
       user.unacknowledged[0]()
       assert.isTrue(data.every((byte) => byte === 0))
+    })
+  })
+
+  describe("a segment that other threads map", () => {
+    const sizes = { segmentSize: 28 * PAGE, rxFifoSize: PAGE, txFifoSize: PAGE }
+    // Tables of another length, and yet as many bytes.
+    const otherSizes = { segmentSize: 29 * PAGE, rxFifoSize: 14 * PAGE, txFifoSize: 14 * PAGE }
+
+    const assertNew = ({ fifos, manager, region }: SegmentManager.Segment) => {
+      const other = FifoSegment.make(new SharedWords(new ArrayBuffer(manager.regionBytes)), manager.options)
+      const tables = fifos.chunks.descriptors * 4
+      const expected = other.words.view(0, tables)
+      assert.isTrue(
+        bytesOf(region)
+          .subarray(0, tables)
+          .every((byte, at) => byte === expected[at]),
+        "tables that are not those of a new one"
+      )
+      const { rxFifoSize, txFifoSize } = manager.properties
+      const pairs = Array.from({ length: Math.floor(manager.options.size / manager.pairBytes) }, () =>
+        fifos.allocatePair(rxFifoSize, txFifoSize)
+      )
+      const byte = new Uint8Array(1)
+      for (const [i, fifo] of pairs.flatMap((pair) => pair ?? assert.fail("no room for a pair")).entries()) {
+        assert.strictEqual(fifo.enqueue(Uint8Array.of(i), 0, 1), 1)
+        assert.strictEqual(fifo.dequeue(byte, 0, 1), 1)
+        assert.strictEqual(byte[0], i & 255)
+        fifos.releaseFifo(fifo)
+      }
+    }
+
+    it("leaves nothing to the next one: its region is zeroed where it was touched, and divided anew", () => {
+      const memory = makeMemory()
+      const manager = makeManager(sizes)
+      const thread = { isGone: false }
+      const first = addNow(manager, memory, [thread])
+      for (const fifo of fillPair(first)) first.fifos.releaseFifo(fifo)
+      assert.strictEqual(first.fifos.availableBytes, first.fifos.size)
+      deleteNow(first)
+      assert.isUndefined(first.region.blank)
+      assert.isTrue(bytesOf(first.region).every((byte) => byte === 0))
+      const second = addNow(manager, memory, [thread])
+      assertSame(second.region, first.region)
+      assertOther(second.fifos, first.fifos)
+      assertNew(second)
+      deleteNow(second)
+      // When the thread has gone it is as any other, the time after that.
+      thread.isGone = true
+      const third = addNow(manager, memory)
+      assertSame(third.region, first.region)
+      assertOther(third.fifos, second.fifos)
+      assertNew(third)
+      deleteNow(third)
+      assertSame(third.region.blank, third.fifos)
+      assertSame(addNow(manager, memory).fifos, third.fifos)
+    })
+
+    it("is made of what one of this thread alone has left", () => {
+      const memory = makeMemory()
+      const manager = makeManager(sizes)
+      const first = addNow(manager, memory)
+      deleteNow(first)
+      const second = addNow(manager, memory, [{ isGone: false }])
+      assertSame(second.fifos, first.fifos)
+      assertSame(second.region.blank, undefined)
+      deleteNow(second)
+      assertSame(second.region.blank, undefined)
+      assert.isTrue(bytesOf(second.region).every((byte) => byte === 0))
+    })
+
+    for (const [what, next] of [
+      ["is divided as before", sizes],
+      ["is divided in another way", otherSizes]
+    ] as const) {
+      for (const isGone of [false, true]) {
+        it(`what a thread goes on to write everywhere is of no use to anybody who ${what}${isGone ? ", when it has gone" : ""}`, () => {
+          for (const value of [0, 1, -1, 12, 0x55555555, 2 ** 31 - 1, -(2 ** 31)]) {
+            const memory = makeMemory()
+            const thread = { isGone: false }
+            const managers = [makeManager(sizes), makeManager(next)]
+            const first = addNow(managers[0], memory, [thread])
+            for (const fifo of fillPair(first)) first.fifos.releaseFifo(fifo)
+            deleteNow(first)
+            const { words } = first.region
+            for (let word = 0; word < words.byteLength / 4; word++) words.store(word, value)
+            thread.isGone = isGone
+            const second = addNow(managers[1], memory, isGone ? undefined : [thread])
+            assertSame(second.region, first.region)
+            assertNew(second)
+            deleteNow(second)
+            assert.deepInclude(memory.stats(), { regions: 0, bytes: 0, pooledRegions: 1 })
+          }
+        })
+      }
+    }
+
+    it("one that cannot be told because its thread has gone is waited for by nobody", () => {
+      for (const mapper of [undefined, { isGone: false }, { isGone: true }]) {
+        const memory = makeMemory()
+        const users = [new User("user", mapper), new User()]
+        users[0].segmentDeleted = () => {
+          throw new Error("its port is closed")
+        }
+        const segment = addFor(users, makeManager(), memory)
+        deleteNow(segment)
+        assertSameItems(users[1].deleted, [segment])
+        const isFree = mapper?.isGone === true
+        assert.deepInclude(memory.stats(), { regions: isFree ? 0 : 1, pooledRegions: isFree ? 1 : 0 })
+      }
     })
   })
 

@@ -46,6 +46,7 @@ export const cannotMap = new Error("no address space left")
 /** Knows which segments it has mapped. Told what cannot be, it complains: the test ends with `assertAtRest`, which hears it. */
 export class User implements SegmentManager.SegmentUser {
   readonly name: string
+  readonly mapper: SharedMemory.Mapper | undefined
   readonly mapped = new Set<SegmentManager.Segment>()
   readonly deleted = new Set<SegmentManager.Segment>()
   /** An error thrown to whoever tells it would be taken for a segment that cannot be mapped. */
@@ -57,8 +58,9 @@ export class User implements SegmentManager.SegmentUser {
   isLate = false
   readonly unacknowledged: Array<() => void> = []
 
-  constructor(name = "user") {
+  constructor(name = "user", mapper?: SharedMemory.Mapper) {
     this.name = name
+    this.mapper = mapper
   }
 
   segmentAdded(segment: SegmentManager.Segment): void {
@@ -259,14 +261,14 @@ export class SlowMemory {
 
   readonly service: Memory = SharedMemory.SharedMemory.of({
     ...this.memory,
-    tryAllocate: (bytes) => (this.isSlow ? undefined : this.memory.tryAllocate(bytes)),
-    allocate: (bytes) =>
+    tryAllocate: (bytes, mappers) => (this.isSlow ? undefined : this.memory.tryAllocate(bytes, mappers)),
+    allocate: (bytes, mappers) =>
       Effect.suspend(() => {
         this.asked++
-        if (!this.isSlow) return this.memory.allocate(bytes)
+        if (!this.isSlow) return this.memory.allocate(bytes, mappers)
         const gate = Deferred.makeUnsafe<void, SessionError.SessionError>()
         this.waiting.push(gate)
-        return Effect.andThen(Deferred.await(gate), this.memory.allocate(bytes))
+        return Effect.andThen(Deferred.await(gate), this.memory.allocate(bytes, mappers))
       })
   })
 
@@ -311,16 +313,16 @@ export class ShortMemory {
 
   readonly service: Memory = SharedMemory.SharedMemory.of({
     ...this.memory,
-    tryAllocate: (bytes) => {
+    tryAllocate: (bytes, mappers) => {
       if (this.left === 0) return undefined
       this.left--
-      return this.memory.tryAllocate(bytes)
+      return this.memory.tryAllocate(bytes, mappers)
     },
-    allocate: (bytes) =>
+    allocate: (bytes, mappers) =>
       Effect.suspend(() => {
         if (this.left === 0) return Effect.fail(noMemory)
         this.left--
-        return this.memory.allocate(bytes)
+        return this.memory.allocate(bytes, mappers)
       })
   })
 

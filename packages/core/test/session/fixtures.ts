@@ -100,7 +100,17 @@ export const sessionMaker = Effect.gen(function* () {
     const halfOpen = makeHalfOpen(app, { transport })
     halfOpen.worker = worker
     const peer = side === "client" ? "server" : "client"
-    return new Session(side, transport, halfOpen, client, leases, doorbells[side], doorbells[peer], layer.changes)
+    return new Session(
+      side,
+      transport,
+      halfOpen,
+      client,
+      leases,
+      doorbells[side],
+      doorbells[peer],
+      undefined,
+      layer.changes
+    )
   }
   return { app, doorbells, layer, leases, make, transport }
 })
@@ -205,6 +215,7 @@ export class ListeningTransport implements Transport {
   readonly accept = never
   readonly close = never
   readonly reset = never
+  readonly abandon = never
   readonly halfClose = never
   readonly customTx = never
   readonly appRxEvt = never

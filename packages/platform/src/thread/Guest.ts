@@ -1,0 +1,671 @@
+/**
+ * A guest thread's end of the control port: an application whose session layer
+ * is in another thread.
+ *
+ * The host introduces the connections of this thread to their peers; the bytes
+ * and the ends of them are in shared memory, which this maps and unmaps as the
+ * host says.
+ *
+ * @since 0.1.0
+ */
+import { type Application, type ApplicationWorker, makeWorker } from "@cut-through/core/Application"
+import * as Connection from "@cut-through/core/Connection"
+import * as Endpoint from "@cut-through/core/Endpoint"
+import * as Listener from "@cut-through/core/Listener"
+import { LocalDoorbell, type Target } from "@cut-through/core/memory/Doorbell"
+import * as Fifo from "@cut-through/core/memory/Fifo"
+import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
+import { CopyBytes } from "@cut-through/core/memory/SharedMemory"
+import { type Copy, SharedWords } from "@cut-through/core/memory/SharedWords"
+import { Hold, KeepAlive } from "@cut-through/core/runtime/KeepAlive"
+import * as Wake from "@cut-through/core/runtime/Wake"
+import type { Side } from "@cut-through/core/segment/SegmentContext"
+import type { AppEvent } from "@cut-through/core/session/AppEvent"
+import type { AppSession, Path, State } from "@cut-through/core/session/Session"
+import type { AttachOptions } from "@cut-through/core/session/SessionLayer"
+import * as SessionError from "@cut-through/core/SessionError"
+import * as Arr from "effect/Array"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import { type MessagePort, receiveMessageOnPort } from "node:worker_threads"
+import * as Bell from "./Bell.ts"
+import { Poller, type Source } from "./Poller.ts"
+import * as Protocol from "./Protocol.ts"
+
+/** Messages that are handled before others have their turn. */
+const MESSAGES_PER_TURN = 64
+
+/**
+ * What the thread holds. At rest: zeros.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Residue {
+  readonly sessions: number
+  readonly listeners: number
+  readonly requests: number
+  readonly segments: number
+  readonly pairs: number
+}
+
+/**
+ * An application whose session layer is in another thread.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Guest {
+  readonly application: Application["Service"]
+  readonly residue: () => Residue
+}
+
+/**
+ * Attaches an application through a port whose other end a host has accepted,
+ * or will. It detaches when the scope closes; then, and when it cannot attach,
+ * the port is closed.
+ *
+ * `answered` is called with the first thing that comes from the host.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (
+  port: MessagePort,
+  options: AttachOptions,
+  answered: () => void = () => {}
+): Effect.Effect<Guest, SessionError.SessionError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const poller = yield* Poller
+    const keepAlive = yield* KeepAlive
+    const copy = yield* CopyBytes
+    const wake = yield* Wake.make()
+    const guest = new GuestImpl(port, { poller, keepAlive, copy, wake }, answered)
+    yield* Effect.addFinalizer(() => guest.leave)
+    const attached = yield* guest.request<"Attached">((id) => ({
+      _tag: "Attach",
+      id,
+      version: Protocol.VERSION,
+      options: Protocol.encodeOptions(options)
+    }))
+    return { application: guest.face(attached.name, attached.workers), residue: () => guest.residue() }
+  })
+
+interface Services extends Connection.Runtime {
+  readonly poller: Poller
+  readonly copy: Copy
+}
+
+type Tag = Protocol.Message["_tag"]
+type MessageOf<T extends Tag> = Extract<Protocol.Message, { readonly _tag: T }>
+type Answer = Protocol.Message | SessionError.SessionError
+
+/** A request that has no answer yet. */
+interface Pending {
+  readonly answer: (answer: Answer) => void
+  /** Keeps the thread running until then. */
+  readonly hold: Hold | undefined
+}
+
+class GuestImpl implements Source {
+  readonly services: Services
+  readonly bells = new Map<number, Bell.Bell>()
+  /** Both sides of connections within this thread, by their number. */
+  readonly inside = new Map<number, Array<GuestSession>>()
+  private readonly port: MessagePort
+  private readonly answered: () => void
+  private isClosed = false
+  private isAttached = false
+  private lastRequest = 0
+  private readonly pending = new Map<number, Pending>()
+  private readonly segments = new Map<number, FifoSegment.FifoSegment>()
+  private readonly sessions = new Map<number, GuestSession>()
+  private listeners = 0
+  private readonly stopRenewing: () => void
+
+  constructor(port: MessagePort, services: Services, answered: () => void) {
+    this.port = port
+    this.services = services
+    this.answered = answered
+    const { poller, wake } = services
+    port.on("message", (message: Protocol.Message) => {
+      poller.heat()
+      this.handle(message)
+    })
+    port.on("close", () => this.hostGone())
+    // Listeners, connections and requests keep the thread running, not that the host could say something.
+    port.unref()
+    poller.add(this)
+    this.stopRenewing = poller.onTurn(() => wake.renew())
+  }
+
+  residue(): Residue {
+    const { bells, listeners, pending, segments, sessions } = this
+    return {
+      sessions: sessions.size,
+      listeners,
+      requests: pending.size,
+      segments: segments.size,
+      pairs: bells.size
+    }
+  }
+
+  // Looked at in the same turns as the bells: a message that waits for its event costs ten times as much.
+
+  hasNews(): boolean {
+    return false
+  }
+
+  take(): boolean {
+    let count = 0
+    while (count < MESSAGES_PER_TURN && !this.isClosed) {
+      const received = receiveMessageOnPort(this.port)
+      if (received === undefined) break
+      count++
+      this.handle(received.message)
+    }
+    return count > 0
+  }
+
+  park(): boolean {
+    return true
+  }
+
+  unpark(): void {}
+
+  // ---------------------------------------------------------------------------
+  // asking
+  // ---------------------------------------------------------------------------
+
+  post(message: Protocol.Request): void {
+    if (this.isClosed) return
+    this.port.postMessage(message)
+    this.services.poller.heat()
+  }
+
+  /** Asks, and calls back once with the answer. Returns the number of the request. */
+  ask(
+    make: (id: number) => Protocol.Request,
+    answer: (answer: Answer) => void,
+    keepsAlive: boolean = true
+  ): number | undefined {
+    if (this.isClosed) {
+      answer(hostClosed())
+      return undefined
+    }
+    const id = ++this.lastRequest
+    this.pending.set(id, { answer, hold: keepsAlive ? new Hold(this.services.keepAlive) : undefined })
+    this.post(make(id))
+    return id
+  }
+
+  /** Asks and waits. Who is interrupted has asked all the same. */
+  request<T extends Tag>(
+    make: (id: number) => Protocol.Request
+  ): Effect.Effect<MessageOf<T>, SessionError.SessionError> {
+    return Effect.callback((resume) => {
+      this.ask(make, (answer) =>
+        resume(answer instanceof SessionError.SessionError ? Exit.fail(answer) : Exit.succeed(answer as MessageOf<T>))
+      )
+    })
+  }
+
+  private settle(id: number, answer: Answer): void {
+    const pending = this.pending.get(id)
+    if (pending === undefined) return
+    this.pending.delete(id)
+    pending.answer(answer)
+    pending.hold?.unref()
+  }
+
+  // ---------------------------------------------------------------------------
+  // being told
+  // ---------------------------------------------------------------------------
+
+  private handle(message: Protocol.Message): void {
+    if (this.isClosed) return
+    this.answered()
+    switch (message._tag) {
+      case "Segment":
+        return this.map(message.segment, message.buffer)
+      case "SegmentDeleted":
+        this.segments.delete(message.segment)
+        return this.post({ _tag: "Unmapped", segment: message.segment })
+      case "Pair":
+        return this.addBell(message.pair, message.buffer, message.side)
+      case "PairGone":
+        return this.removeBell(message.pair)
+      case "Look":
+        return this.sessions.get(message.session)?.onRing()
+      case "Closed":
+        return this.sessions.get(message.session)?.closed()
+      case "Rejected":
+        return void Effect.runFork(
+          Effect.logWarning("The host did not understand this thread", Protocol.decodeError(message.error))
+        )
+      case "Failed":
+        return this.settle(message.id, Protocol.decodeError(message.error))
+      default:
+        return this.settle(message.id, message)
+    }
+  }
+
+  private map(segment: number, buffer: SharedArrayBuffer): void {
+    const fifos = FifoSegment.attach(new SharedWords(buffer, this.services.copy))
+    // Without it, its sessions are found corrupt one by one.
+    if (fifos !== undefined) this.segments.set(segment, fifos)
+  }
+
+  private addBell(pair: number, buffer: SharedArrayBuffer, side: 0 | 1): void {
+    const { poller } = this.services
+    const bell = new Bell.Bell(buffer, side, () => poller.heat())
+    this.bells.set(pair, bell)
+    poller.add(bell)
+  }
+
+  private removeBell(pair: number): void {
+    const bell = this.bells.get(pair)
+    if (bell === undefined) return
+    this.bells.delete(pair)
+    this.services.poller.remove(bell)
+    bell.close()
+  }
+
+  /** A session that the host has given to this thread; or, when its memory makes no sense, why not. */
+  open(info: Protocol.SessionInfo): GuestSession | SessionError.SessionError {
+    const segment = this.segments.get(info.segment)
+    const rx = segment?.attachFifo(info.rx, Fifo.READER)
+    const tx = segment?.attachFifo(info.tx, Fifo.WRITER)
+    if (rx === undefined || tx === undefined) {
+      this.post({ _tag: "Close", session: info.session, reset: true })
+      return SessionError.make(new SessionError.CorruptSegment({ endpoint: info.remote.slice("tcp://".length) }))
+    }
+    const session = new GuestSession(this, info, rx, tx)
+    this.sessions.set(info.session, session)
+    return session
+  }
+
+  forget(id: number): void {
+    this.sessions.delete(id)
+  }
+
+  // ---------------------------------------------------------------------------
+  // its end
+  // ---------------------------------------------------------------------------
+
+  /** Resets what is open, detaches, and closes the port. */
+  get leave(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      for (const session of [...this.sessions.values()]) session.reset()
+      // A host that has never answered would not answer now either.
+      const detached =
+        this.isClosed || !this.isAttached ? Effect.void : this.request<"Done">((id) => ({ _tag: "Detach", id }))
+      return Effect.andThen(
+        Effect.ignore(detached),
+        Effect.sync(() => {
+          this.port.close()
+          this.hostGone()
+        })
+      )
+    })
+  }
+
+  /** The port is closed: whatever this thread has, nobody introduces it to anybody any more. */
+  private hostGone(): void {
+    if (this.isClosed) return
+    this.isClosed = true
+    const { poller } = this.services
+    poller.remove(this)
+    this.stopRenewing()
+    for (const session of [...this.sessions.values()]) {
+      session.reset()
+      session.closed()
+    }
+    for (const pair of this.bells.keys()) this.removeBell(pair)
+    this.segments.clear()
+    for (const id of this.pending.keys()) this.settle(id, hostClosed())
+  }
+
+  // ---------------------------------------------------------------------------
+  // the face
+  // ---------------------------------------------------------------------------
+
+  face(name: string, workers: ReadonlyArray<string>): Application["Service"] {
+    this.isAttached = true
+    return {
+      ...this.workerFace(name, 0, undefined),
+      workers: workers.map((name, index) => this.workerFace(name, index, index)),
+      events: this.events
+    }
+  }
+
+  private workerFace(name: string, client: number, server: number | undefined): ApplicationWorker {
+    return makeWorker(
+      name,
+      (endpoint, { approval, backlog, proxy }) => {
+        const listening = this.request<"Listening">((id) => ({
+          _tag: "Listen",
+          id,
+          worker: server,
+          endpoint: Protocol.encodeEndpoint(endpoint),
+          backlog,
+          approval,
+          isProxy: proxy
+        }))
+        return Effect.uninterruptible(
+          Effect.flatMap(listening, (message) => {
+            this.listeners++
+            return Listener.fromSource(this.services, this.sourceOf(message))
+          })
+        )
+      },
+      (endpoint, scope, resume) => this.connect(client, endpoint, scope, resume)
+    )
+  }
+
+  private sourceOf({ endpoint, handle, listener }: MessageOf<"Listening">): Listener.Source {
+    const accepts = new Backlog(this, listener, true)
+    const requests = new Backlog(this, listener, false)
+    return {
+      address: Endpoint.parse(endpoint),
+      handle,
+      take: (isAccept, taken) => (isAccept ? accepts : requests).take(taken),
+      approve: (session, answered) => {
+        const { id } = session as GuestSession
+        this.ask(
+          (request) => ({ _tag: "Approve", id: request, session: id }),
+          (answer) => {
+            const impossible = answer instanceof SessionError.SessionError ? answer.reason : undefined
+            if (impossible === undefined) (session as GuestSession).approved()
+            answered(impossible)
+          }
+        )
+      },
+      close: Effect.suspend(() => {
+        this.listeners--
+        accepts.close()
+        requests.close()
+        return Effect.ignore(this.request<"Done">((id) => ({ _tag: "Unlisten", id, listener })))
+      })
+    }
+  }
+
+  private connect(
+    worker: number,
+    endpoint: Endpoint.Endpoint,
+    scope: Scope.Scope,
+    resume: (connected: Exit.Exit<Connection.Connection, SessionError.SessionError>) => void
+  ): Effect.Effect<void> {
+    let isWanted = true
+    const request = this.ask(
+      (id) => ({ _tag: "Connect", id, worker, endpoint: Protocol.encodeEndpoint(endpoint) }),
+      (answer) => {
+        const session =
+          answer instanceof SessionError.SessionError ? answer : this.open((answer as MessageOf<"Connected">).session)
+        if (session instanceof SessionError.SessionError) resume(Exit.fail(session))
+        else if (isWanted) resume(Exit.succeed(Connection.fromSession(this.services, session, scope)))
+        else session.reset()
+      }
+    )
+    return Effect.sync(() => {
+      isWanted = false
+      if (request !== undefined) this.post({ _tag: "Cancel", request })
+    })
+  }
+
+  private get events(): Stream.Stream<AppEvent> {
+    const subscribed = Effect.acquireRelease(
+      this.request<"Subscribed">((id) => ({ _tag: "Subscribe", id })),
+      ({ subscription }) => Effect.sync(() => this.post({ _tag: "Unsubscribe", subscription }))
+    )
+    const events = Effect.map(subscribed, ({ subscription }) => {
+      const next = Effect.flatMap(this.nextEvents(subscription), (events) =>
+        Arr.isReadonlyArrayNonEmpty(events) ? Effect.succeed(Arr.map(events, Protocol.decodeEvent)) : Cause.done()
+      )
+      return Stream.fromPull(Effect.succeed(next))
+    })
+    // Without its host it is told nothing any more.
+    return Stream.catchTag(Stream.unwrap(events), "SessionError", () => Stream.empty)
+  }
+
+  private nextEvents(
+    subscription: number
+  ): Effect.Effect<ReadonlyArray<Protocol.EncodedEvent>, SessionError.SessionError> {
+    return Effect.callback((resume) => {
+      const request = this.ask(
+        (id) => ({ _tag: "Next", id, subscription }),
+        (answer) =>
+          resume(
+            answer instanceof SessionError.SessionError
+              ? Exit.fail(answer)
+              : Exit.succeed((answer as MessageOf<"Events">).events)
+          ),
+        false
+      )
+      return Effect.sync(() => {
+        if (request !== undefined) this.post({ _tag: "Cancel", request })
+      })
+    })
+  }
+}
+
+/** Connections of a listener: those who wait for one, and those that came for somebody who had given up. */
+class Backlog {
+  private readonly guest: GuestImpl
+  private readonly listener: number
+  private readonly accepts: boolean
+  private readonly waiting: Array<(session: GuestSession | undefined) => void> = []
+  private readonly kept: Array<GuestSession> = []
+  /** Requests without an answer, as many as there are who wait. */
+  private readonly requests = new Set<number>()
+  private isClosed = false
+
+  constructor(guest: GuestImpl, listener: number, accepts: boolean) {
+    this.guest = guest
+    this.listener = listener
+    this.accepts = accepts
+  }
+
+  take(taken: (session: GuestSession | undefined) => void): (() => void) | undefined {
+    if (this.isClosed || this.kept.length > 0) return void taken(this.kept.shift())
+    this.waiting.push(taken)
+    this.balance()
+    return () => {
+      const at = this.waiting.indexOf(taken)
+      if (at >= 0) this.waiting.splice(at, 1)
+      this.balance()
+    }
+  }
+
+  close(): void {
+    this.isClosed = true
+    for (const session of this.kept.splice(0)) session.reset()
+  }
+
+  private balance(): void {
+    while (this.requests.size < this.waiting.length && !this.isClosed) this.ask()
+    for (const request of this.requests) {
+      if (this.requests.size <= this.waiting.length) break
+      this.requests.delete(request)
+      // It may have been answered already: then that is on its way, and somebody else's.
+      this.guest.post({ _tag: "Cancel", request })
+    }
+  }
+
+  private ask(): void {
+    // None when there is no host any more: then it is answered at once.
+    let request: number | undefined = undefined
+    request = this.guest.ask(
+      (id) => ({ _tag: "Accept", id, listener: this.listener, accepts: this.accepts }),
+      (answer) => {
+        // What was cancelled is answered too, with an error that is nobody's.
+        const wasWanted = request === undefined || this.requests.delete(request)
+        if (answer instanceof SessionError.SessionError) return wasWanted ? this.ended() : undefined
+        this.arrived((answer as MessageOf<"Accepted">).session)
+      },
+      // Not what keeps the thread running: its listener does.
+      false
+    )
+    if (request !== undefined) this.requests.add(request)
+  }
+
+  private arrived(info: Protocol.SessionInfo | undefined): void {
+    if (info === undefined) return this.ended()
+    const session = this.guest.open(info)
+    // One whose memory makes no sense is none.
+    if (session instanceof SessionError.SessionError) return this.balance()
+    if (this.waiting.length === 0 && this.isClosed) return session.reset()
+    if (this.waiting.length === 0) return void this.kept.push(session)
+    this.waiting.shift()!(session)
+    this.balance()
+  }
+
+  private ended(): void {
+    this.waiting.shift()?.(undefined)
+  }
+}
+
+/** One side of a connection, whose session is in the host's thread. */
+class GuestSession implements AppSession, Target {
+  readonly id: number
+  readonly rx: Fifo.Fifo
+  readonly tx: Fifo.Fifo
+  readonly doorbell = new LocalDoorbell()
+  owner: { readonly onClosing: () => void } | undefined = undefined
+  onClosed: (() => void) | undefined = undefined
+  private readonly guest: GuestImpl
+  private readonly info: Protocol.SessionInfo
+  private readonly bell: Bell.Bell | undefined
+  private current: State
+  private isEnded = false
+  private madeLocal: Endpoint.Endpoint | undefined = undefined
+  private madeRemote: Endpoint.Endpoint | undefined = undefined
+
+  constructor(guest: GuestImpl, info: Protocol.SessionInfo, rx: Fifo.Fifo, tx: Fifo.Fifo) {
+    this.guest = guest
+    this.info = info
+    this.id = info.session
+    this.rx = rx
+    this.tx = tx
+    this.current = info.state
+    this.bell = guest.bells.get(info.pair)
+    if (this.bell !== undefined) {
+      this.bell.attach(info.slot, this)
+    } else if (info.pair === 0) {
+      const sides = guest.inside.get(info.slot)
+      if (sides === undefined) guest.inside.set(info.slot, [this])
+      else sides.push(this)
+    }
+  }
+
+  get side(): Side {
+    return this.info.side
+  }
+
+  get path(): Path {
+    return this.info.pair === 0 ? "fiber" : "thread"
+  }
+
+  get state(): State {
+    // The host is not on the way of an end: it is in the FIFOs.
+    const hasPeerLeft = this.current === "ready" && this.tx.isStopped
+    return hasPeerLeft || this.isBroken ? "transport-closing" : this.current
+  }
+
+  private get isBroken(): boolean {
+    return this.current === "ready" && (this.rx.isResetBy(Fifo.WRITER) || this.rx.isGone(Fifo.WRITER))
+  }
+
+  get local(): Endpoint.Endpoint {
+    return (this.madeLocal ??= Endpoint.parse(this.info.local))
+  }
+
+  get remote(): Endpoint.Endpoint {
+    return (this.madeRemote ??= Endpoint.parse(this.info.remote))
+  }
+
+  get isClosing(): boolean {
+    return this.current === "closing" || this.current === "closed"
+  }
+
+  onRing(): void {
+    this.doorbell.ring()
+  }
+
+  private ringPeer(): void {
+    if (this.bell !== undefined) return this.bell.ring(this.info.slot)
+    for (const side of this.guest.inside.get(this.info.slot) ?? []) if (side !== this) side.onRing()
+  }
+
+  customTx(): void {
+    this.ringPeer()
+  }
+
+  appRxEvt(): void {
+    this.ringPeer()
+  }
+
+  halfClose(): void {
+    if (this.isEnded) return
+    this.isEnded = true
+    this.tx.end()
+    this.ringPeer()
+    this.guest.post({ _tag: "HalfClose", session: this.id })
+  }
+
+  approved(): void {
+    if (this.current === "accepting") this.current = "ready"
+  }
+
+  close(): void {
+    // A corrupt FIFO reads as negative: nothing more is to be said over it than that it is over.
+    this.closing(this.rx.readable !== 0 || this.current === "accepting")
+  }
+
+  reset(): void {
+    this.closing(true)
+  }
+
+  private closing(reset: boolean): void {
+    if (this.isClosing) return
+    this.current = "closing"
+    this.doorbell.target = undefined
+    this.owner?.onClosing()
+    if (reset) {
+      this.tx.reset(Fifo.WRITER)
+      this.rx.reset(Fifo.READER)
+    } else {
+      this.tx.end()
+      this.rx.stop()
+    }
+    this.ringPeer()
+    this.leave()
+    // Last: from here on the FIFOs may be somebody else's.
+    this.guest.post({ _tag: "Close", session: this.id, reset })
+  }
+
+  private leave(): void {
+    if (this.bell !== undefined) return this.bell.detach(this.info.slot, this)
+    const { inside } = this.guest
+    const others = (inside.get(this.info.slot) ?? []).filter((side) => side !== this)
+    if (others.length > 0) inside.set(this.info.slot, others)
+    else inside.delete(this.info.slot)
+  }
+
+  /** Nothing of it is left in the host either. */
+  closed(): void {
+    this.current = "closed"
+    this.guest.forget(this.id)
+    this.onClosed?.()
+  }
+
+  format(): string {
+    return this.info.name
+  }
+}
+
+const hostClosed = (): SessionError.SessionError =>
+  SessionError.make(new SessionError.Closed({ what: "session layer of this thread's host" }))

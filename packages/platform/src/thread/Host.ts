@@ -1,0 +1,724 @@
+/**
+ * The host's end of the control ports: what guest threads ask for is done here,
+ * by the session layer's own operations.
+ *
+ * A guest holds nothing but numbers that this gave it, so it can name nothing
+ * that is not its own. What makes no sense is answered with an error, counted,
+ * and forgotten. When its port closes the thread has died or left: then its
+ * applications are detached and its memory condemned.
+ *
+ * @since 0.1.0
+ */
+import { detach } from "@cut-through/core/Application"
+import * as Endpoint from "@cut-through/core/Endpoint"
+import * as Listener from "@cut-through/core/Listener"
+import { type Doorbell, LocalDoorbell } from "@cut-through/core/memory/Doorbell"
+import type { Segment } from "@cut-through/core/segment/SegmentManager"
+import * as Acceptor from "@cut-through/core/session/Acceptor"
+import type { App } from "@cut-through/core/session/App"
+import type { AppEvent } from "@cut-through/core/session/AppEvent"
+import type { AppThread, Line } from "@cut-through/core/session/AppThread"
+import type { AppWorker } from "@cut-through/core/session/AppWorker"
+import * as Connector from "@cut-through/core/session/Connector"
+import type { Session } from "@cut-through/core/session/Session"
+import type { Binding, SessionLayer } from "@cut-through/core/session/SessionLayer"
+import * as SessionError from "@cut-through/core/SessionError"
+import * as CutThroughTransport from "@cut-through/core/transport/CutThroughTransport"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Queue from "effect/Queue"
+import * as Result from "effect/Result"
+import * as Scope from "effect/Scope"
+import { type MessagePort, receiveMessageOnPort } from "node:worker_threads"
+import * as Bell from "./Bell.ts"
+import { Poller, type Source } from "./Poller.ts"
+import * as Protocol from "./Protocol.ts"
+
+/** Requests without an answer that one guest may have. */
+const MAX_REQUESTS = 65_536
+
+/** Subscriptions to events that one guest may have. */
+const MAX_SUBSCRIPTIONS = 64
+
+/** Workers that the application of one guest may have: the host makes them all at once. */
+const MAX_WORKERS = 1024
+
+/** Messages of one guest that are handled before others have their turn. */
+const MESSAGES_PER_TURN = 64
+
+/** A message that was there and that nobody will ever read. */
+const UNREADABLE: { readonly message: unknown } = { message: undefined }
+
+/**
+ * What is known of the guests.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Stats {
+  /** Threads that are attached. */
+  readonly guests: number
+  /** Pairs of threads that ring each other. */
+  readonly pairs: number
+  /** Segments that guests have mapped, counted once for each guest. */
+  readonly mappings: number
+  /** Messages that made no sense, of all guests there ever were. */
+  readonly rejected: number
+  /** Guests that were lost: their thread has died, or left without detaching. */
+  readonly lost: number
+}
+
+/**
+ * The guests of one session layer.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Host {
+  /** Takes the port of a thread that wants to attach. */
+  readonly accept: (port: MessagePort) => void
+  readonly stats: () => Stats
+}
+
+/**
+ * A host for the guests of a session layer. When the scope closes, those who are
+ * left are let go of, as if they had died.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (layer: SessionLayer["Service"]): Effect.Effect<Host, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const poller = yield* Poller
+    const run = Effect.runForkWith(yield* Effect.context<never>())
+    const host = new HostImpl(layer, poller, run)
+    const stopRenewing = poller.onTurn(() => layer.wake.renew())
+    yield* Effect.addFinalizer(() =>
+      Effect.andThen(
+        host.close,
+        Effect.sync(() => stopRenewing())
+      )
+    )
+    return host
+  })
+
+class HostImpl implements Host {
+  readonly layer: SessionLayer["Service"]
+  readonly poller: Poller
+  readonly run: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+  readonly guests = new Set<Guest>()
+  rejected = 0
+  lost = 0
+  private lastGuest = 0
+  private lastPair = 0
+  private isClosed = false
+
+  constructor(layer: SessionLayer["Service"], poller: Poller, run: HostImpl["run"]) {
+    this.layer = layer
+    this.poller = poller
+    this.run = run
+  }
+
+  accept(port: MessagePort): void {
+    if (this.isClosed) return port.close()
+    const guest = new Guest(this, port, `guest ${++this.lastGuest}`)
+    this.guests.add(guest)
+  }
+
+  /** The pair of two threads, of which `undefined` is the host's own. */
+  pair(one: Guest | undefined, other: Guest | undefined): Pair {
+    const [guest, peer] = one === undefined ? [other!, undefined] : [one, other]
+    const found = guest.pairs.get(peer)
+    if (found !== undefined) return found
+    const pair = new Pair(guest === peer ? 0 : ++this.lastPair, guest, peer, this.poller)
+    guest.pairs.set(peer, pair)
+    if (peer !== undefined) peer.pairs.set(guest, pair)
+    return pair
+  }
+
+  get close(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.isClosed = true
+      return Effect.forEach([...this.guests], (guest) => guest.leave(), { discard: true })
+    })
+  }
+
+  stats(): Stats {
+    const pairs = new Set<Pair>()
+    let mappings = 0
+    for (const guest of this.guests) {
+      for (const pair of guest.pairs.values()) pairs.add(pair)
+      mappings += guest.mappings
+    }
+    return { guests: this.guests.size, pairs: pairs.size, mappings, rejected: this.rejected, lost: this.lost }
+  }
+}
+
+// ---------------------------------------------------------------------------
+// how threads ring each other
+// ---------------------------------------------------------------------------
+
+/** Two threads, and the numbers that their connections have between them. */
+class Pair {
+  readonly id: number
+  /** The host's end of the bell, when it is one of the two. */
+  readonly bell: Bell.Bell | undefined
+  private readonly poller: Poller
+  private readonly free: Array<number> = []
+  private next = 0
+  private isGone = false
+  private readonly ends: ReadonlyArray<Guest>
+
+  constructor(id: number, guest: Guest, peer: Guest | undefined, poller: Poller) {
+    this.id = id
+    this.poller = poller
+    this.ends = peer === undefined || peer === guest ? [guest] : [guest, peer]
+    // Within one thread nobody needs memory to ring.
+    if (guest === peer) return
+    const buffer = new SharedArrayBuffer(Bell.BYTES)
+    guest.post({ _tag: "Pair", pair: id, buffer, side: 1 })
+    if (peer !== undefined) {
+      peer.post({ _tag: "Pair", pair: id, buffer, side: 0 })
+    } else {
+      this.bell = new Bell.Bell(buffer, 0, () => poller.heat())
+      poller.add(this.bell)
+    }
+  }
+
+  take(): number {
+    return this.free.pop() ?? this.next++
+  }
+
+  give(slot: number): void {
+    this.free.push(slot)
+  }
+
+  /** One of the two has gone. */
+  gone(lost: Guest): void {
+    if (this.isGone) return
+    this.isGone = true
+    if (this.bell !== undefined) {
+      this.poller.remove(this.bell)
+      this.bell.close()
+    }
+    for (const guest of this.ends) if (guest !== lost) guest.post({ _tag: "PairGone", pair: this.id })
+  }
+}
+
+class PairLine implements Line {
+  readonly pair: Pair
+  readonly slot: number
+  readonly server = new LocalDoorbell()
+  readonly client = new LocalDoorbell()
+  readonly toServer: Doorbell
+  readonly toClient: Doorbell
+  private clientSession: Session | undefined = undefined
+  private serverSession: Session | undefined = undefined
+  private sides = 0
+  private readonly own: { readonly onRing: () => void } | undefined
+
+  constructor(pair: Pair, client: Guest | undefined, server: Guest | undefined) {
+    this.pair = pair
+    this.slot = pair.take()
+    const local = client === undefined ? this.client : this.server
+    if (pair.bell !== undefined) {
+      this.own = { onRing: () => local.ring() }
+      pair.bell.attach(this.slot, this.own)
+    }
+    this.toServer = this.ringer(server, client === undefined, this.server, () => this.serverSession)
+    this.toClient = this.ringer(client, server === undefined, this.client, () => this.clientSession)
+  }
+
+  /** What makes one side look from the host's thread: its own sides by the bell, and on behalf of others by a message. */
+  private ringer(
+    guest: Guest | undefined,
+    isPeerHere: boolean,
+    local: LocalDoorbell,
+    session: () => Session | undefined
+  ): Doorbell {
+    if (guest === undefined) return local
+    const { bell } = this.pair
+    const { slot } = this
+    return isPeerHere && bell !== undefined ? { ring: () => bell.ring(slot) } : { ring: () => guest.look(session()) }
+  }
+
+  enter(session: Session): void {
+    if (session.side === "client") this.clientSession = session
+    else this.serverSession = session
+    this.sides++
+  }
+
+  leave(session: Session): void {
+    if (session.side === "client") this.clientSession = undefined
+    else this.serverSession = undefined
+    if (--this.sides > 0) return
+    if (this.own !== undefined) this.pair.bell?.detach(this.slot, this.own)
+    this.pair.give(this.slot)
+  }
+}
+
+// ---------------------------------------------------------------------------
+// guests
+// ---------------------------------------------------------------------------
+
+interface Mapping {
+  /** The applications' workers that it was announced to, and that have not been told that it is gone. */
+  users: number
+  readonly acknowledge: Array<() => void>
+}
+
+interface Subscription {
+  readonly scope: Scope.Closeable
+  readonly events: Queue.Dequeue<AppEvent, Cause.Done>
+}
+
+/** A thread that is attached, and everything it may name. */
+class Guest implements AppThread, Source {
+  readonly name: string
+  isGone = false
+  readonly pairs = new Map<Guest | undefined, Pair>()
+  private readonly host: HostImpl
+  private readonly port: MessagePort
+  private app: App | undefined = undefined
+  private isAttaching = false
+  private hasLeft = false
+  private lastId = 0
+  private readonly sessions = new Map<number, Session>()
+  private readonly ids = new Map<Session, number>()
+  private readonly listeners = new Map<number, Binding>()
+  private readonly subscriptions = new Map<number, Subscription>()
+  /** What cancels a request that has no answer yet. */
+  private readonly requests = new Map<number, () => void>()
+  private readonly segments = new Map<number, Mapping>()
+  /** Messages that have come by event. */
+  private messages = 0
+
+  constructor(host: HostImpl, port: MessagePort, name: string) {
+    this.host = host
+    this.port = port
+    this.name = name
+    port.on("messageerror", () => this.rejectUnreadable())
+    port.on("close", () => void host.run(this.leave()))
+    this.hear()
+    host.poller.add(this)
+  }
+
+  private hear(): void {
+    if (this.isGone) return
+    this.port.on("message", this.onMessage)
+    // Whoever keeps the host running, it is not that somebody could ask it for something.
+    this.port.unref()
+  }
+
+  private readonly onMessage = (message: unknown): void => {
+    this.host.poller.heat()
+    this.handle(message)
+    // Node hands over all there is, however much that is, before anybody else has a turn: so it is stopped in between.
+    if (++this.messages % MESSAGES_PER_TURN > 0) return
+    this.port.off("message", this.onMessage)
+    setImmediate(() => this.hear())
+  }
+
+  get mappings(): number {
+    return this.segments.size
+  }
+
+  post(message: Protocol.Message): void {
+    if (!this.isGone) this.port.postMessage(message)
+  }
+
+  /** Makes a session look, unless it has not been given to the thread yet. */
+  look(session: Session | undefined): void {
+    const id = session === undefined ? undefined : this.ids.get(session)
+    if (id !== undefined) this.post({ _tag: "Look", session: id })
+  }
+
+  line(client: AppThread | undefined, server: AppThread | undefined): Line {
+    const pair = this.host.pair(client as Guest | undefined, server as Guest | undefined)
+    return new PairLine(pair, client as Guest | undefined, server as Guest | undefined)
+  }
+
+  segmentAdded(segment: Segment): void {
+    const mapping = this.segments.get(segment.id)
+    if (mapping !== undefined) {
+      mapping.users++
+      return
+    }
+    const { buffer } = segment.region.words
+    this.segments.set(segment.id, { users: 1, acknowledge: [] })
+    this.post({ _tag: "Segment", segment: segment.id, buffer: buffer as SharedArrayBuffer })
+  }
+
+  segmentDeleted(segment: Segment, acknowledge: () => void): void {
+    const mapping = this.segments.get(segment.id)
+    if (this.isGone || mapping === undefined) return acknowledge()
+    mapping.acknowledge.push(acknowledge)
+    if (--mapping.users === 0) this.post({ _tag: "SegmentDeleted", segment: segment.id })
+  }
+
+  // Looked at in the same turns as the bells: a message that waits for its event costs ten times as much.
+
+  hasNews(): boolean {
+    return false
+  }
+
+  take(): boolean {
+    let count = 0
+    while (count < MESSAGES_PER_TURN && !this.isGone) {
+      const received = this.receive()
+      if (received === undefined) break
+      count++
+      if (received !== UNREADABLE) this.handle(received.message)
+    }
+    return count > 0
+  }
+
+  /** The next message. What is nested too deep to be read is taken out by that, too. */
+  private receive(): ReturnType<typeof receiveMessageOnPort> {
+    try {
+      return receiveMessageOnPort(this.port)
+    } catch {
+      this.rejectUnreadable()
+      return UNREADABLE
+    }
+  }
+
+  park(): boolean {
+    return true
+  }
+
+  unpark(): void {}
+
+  // ---------------------------------------------------------------------------
+  // what it asks for
+  // ---------------------------------------------------------------------------
+
+  private handle(message: unknown): void {
+    if (this.isGone) return
+    const decoded = Protocol.decodeRequest(message)
+    if (Result.isFailure(decoded)) {
+      this.reject(`a message that cannot be understood: ${decoded.failure.message}`, "a message of this protocol")
+      return
+    }
+    const request = decoded.success
+    try {
+      this.perform(request)
+    } catch (error) {
+      const wrong = asSessionError(error)
+      if (!("id" in request)) return this.rejectWith(wrong)
+      if (wrong.reason._tag === "InvalidArgument") this.host.rejected++
+      this.fail(request.id, wrong)
+    }
+  }
+
+  private perform(request: Protocol.Request): void {
+    switch (request._tag) {
+      case "Attach":
+        return this.attach(request.id, request.version, request.options)
+      case "Listen":
+        return this.listen(request)
+      case "Unlisten":
+        return this.unlisten(request.id, request.listener)
+      case "Connect":
+        return this.connect(request.id, this.worker(request.worker), Endpoint.parse(request.endpoint))
+      case "Accept":
+        return this.acceptFrom(request.id, request.listener, request.accepts)
+      case "Approve":
+        return this.approve(request.id, request.session)
+      case "Cancel":
+        return this.requests.get(request.request)?.()
+      case "Close":
+        return this.close(request.session, request.reset)
+      case "HalfClose":
+        return this.known(this.sessions, request.session, "session").halfClose()
+      case "Unmapped":
+        return this.unmapped(request.segment)
+      case "Subscribe":
+        return this.subscribe(request.id)
+      case "Next":
+        return this.nextEvents(request.id, request.subscription)
+      case "Unsubscribe":
+        return this.unsubscribe(request.subscription)
+      case "Detach":
+        return this.detach(request.id)
+    }
+  }
+
+  private attach(id: number, version: number, options: Parameters<typeof Protocol.decodeOptions>[0]): void {
+    if (version !== Protocol.VERSION) {
+      throw invalid("the version of the guest", version, `${Protocol.VERSION}: use one version of this package`)
+    }
+    if (this.isAttaching) throw invalid("the guest", this.name, "one that has not attached yet")
+    const { workers } = options
+    if (workers !== undefined && workers > MAX_WORKERS) {
+      throw invalid("workers", workers, `an integer, at most ${MAX_WORKERS} in another thread`)
+    }
+    this.isAttaching = true
+    const { layer } = this.host
+    CutThroughTransport.of(layer)
+    this.answer(id, layer.attach(Protocol.decodeOptions(options), this), (app) => {
+      this.app = app
+      // It may have died in the meantime.
+      if (this.isGone) this.host.run(detach(layer, app, true))
+      return { _tag: "Attached", id, name: app.name, workers: app.workers.map(({ name }) => name) }
+    })
+  }
+
+  private listen(request: Extract<Protocol.Request, { readonly _tag: "Listen" }>): void {
+    const app = this.attached()
+    const { approval, backlog, id, isProxy, worker } = request
+    const workers = worker === undefined ? app.workers : [this.worker(worker)]
+    const binding = this.host.layer.bind(app, Endpoint.parse(request.endpoint), { approval, backlog, isProxy, workers })
+    this.answer(id, Effect.uninterruptible(binding), (binding) => {
+      const { endpoint, handle } = binding.listener
+      const listener = ++this.lastId
+      this.listeners.set(listener, binding)
+      return { _tag: "Listening", id, listener, endpoint: Protocol.encodeEndpoint(endpoint), handle }
+    })
+  }
+
+  private unlisten(id: number, listener: number): void {
+    const binding = this.known(this.listeners, listener, "listener")
+    this.listeners.delete(listener)
+    this.answer(id, Listener.close(this.host.layer, binding), () => ({ _tag: "Done", id }))
+  }
+
+  private connect(id: number, worker: AppWorker, endpoint: Endpoint.Endpoint): void {
+    const { layer } = this.host
+    this.begin(id, () => {})
+    const started = Connector.connect(layer, worker, endpoint, {
+      answer: (result) => {
+        this.requests.delete(id)
+        if (result instanceof SessionError.SessionError) this.fail(id, result)
+        else this.post({ _tag: "Connected", id, session: this.give(result) })
+        return undefined
+      }
+    })
+    if (typeof started !== "number") {
+      this.requests.delete(id)
+      this.fail(id, SessionError.make(started))
+    } else if (this.requests.has(id)) this.requests.set(id, () => Connector.cancel(layer, started))
+  }
+
+  private acceptFrom(id: number, listener: number, accepts: boolean): void {
+    const { queue } = this.known(this.listeners, listener, "listener")
+    this.begin(id, () => {})
+    const giveUp = Acceptor.take(this.host.layer, queue, accepts, (session) => {
+      this.requests.delete(id)
+      this.post({ _tag: "Accepted", id, session: session === undefined ? undefined : this.give(session) })
+    })
+    if (giveUp === undefined) return
+    this.requests.set(id, () => {
+      // Its listeners go with it, and all who wait there: one by one they would keep everybody waiting.
+      if (this.isGone) return
+      this.requests.delete(id)
+      giveUp()
+      // Every request has an answer: what crosses this one on its way is then not mistaken for nobody's.
+      this.fail(id, SessionError.make(new SessionError.Closed({ what: "request" })))
+    })
+  }
+
+  private approve(id: number, session: number): void {
+    const waiting = this.known(this.sessions, session, "session")
+    const impossible = waiting.transport.accept(waiting)
+    if (impossible === undefined) return this.post({ _tag: "Done", id })
+    const error = SessionError.make(impossible)
+    // A client may have given up; a session that was never there to be accepted is a number out of the air.
+    if (impossible._tag === "InvalidArgument") throw error
+    this.fail(id, error)
+  }
+
+  private close(id: number, reset: boolean): void {
+    const session = this.known(this.sessions, id, "session")
+    if (reset) session.reset()
+    else session.close()
+  }
+
+  private unmapped(segment: number): void {
+    const mapping = this.known(this.segments, segment, "segment")
+    if (mapping.users > 0) throw invalid("the segment", segment, "one that is deleted")
+    this.segments.delete(segment)
+    for (const acknowledge of mapping.acknowledge) acknowledge()
+  }
+
+  private subscribe(id: number): void {
+    const app = this.attached()
+    if (this.subscriptions.size >= MAX_SUBSCRIPTIONS) {
+      throw exceeded(app.name, MAX_SUBSCRIPTIONS, "subscriptions to its events")
+    }
+    const scope = Scope.makeUnsafe()
+    this.answer(id, Scope.provide(app.events.subscribe, scope), (events) => {
+      const subscription = ++this.lastId
+      this.subscriptions.set(subscription, { scope, events })
+      return { _tag: "Subscribed", id, subscription }
+    })
+  }
+
+  private nextEvents(id: number, subscription: number): void {
+    const { events } = this.known(this.subscriptions, subscription, "subscription")
+    this.begin(id, () => {})
+    const next = Effect.catchCause(Queue.takeAll(events), () => Effect.succeed<ReadonlyArray<AppEvent>>([]))
+    const fiber = this.answer(id, next, (events) => {
+      this.requests.delete(id)
+      return { _tag: "Events", id, events: events.map(Protocol.encodeEvent) }
+    })
+    if (!this.requests.has(id)) return
+    this.requests.set(id, () => {
+      this.requests.delete(id)
+      fiber.interruptUnsafe()
+    })
+  }
+
+  private unsubscribe(subscription: number): void {
+    const { scope } = this.known(this.subscriptions, subscription, "subscription")
+    this.subscriptions.delete(subscription)
+    this.host.run(Scope.close(scope, Exit.void))
+  }
+
+  private detach(id: number): void {
+    const app = this.attached()
+    this.hasLeft = true
+    this.answer(id, detach(this.host.layer, app), () => {
+      this.app = undefined
+      return { _tag: "Done", id }
+    })
+  }
+
+  // ---------------------------------------------------------------------------
+  // what it may name, and what it is told
+  // ---------------------------------------------------------------------------
+
+  private attached(): App {
+    if (this.app === undefined || this.hasLeft) throw invalid("the guest", this.name, "one that is attached")
+    return this.app
+  }
+
+  private worker(index: number): AppWorker {
+    const worker = this.attached().workers[index]
+    if (worker === undefined) throw invalid("the worker", index, "a number of a worker of the application")
+    return worker
+  }
+
+  private known<A>(values: Map<number, A>, id: number, what: string): A {
+    const value = values.get(id)
+    if (value === undefined) throw invalid(`the ${what}`, id, `a ${what} that the guest has been given`)
+    return value
+  }
+
+  private begin(id: number, cancel: () => void): void {
+    const app = this.attached()
+    if (this.requests.has(id)) throw invalid("the number of a request", id, "one that is not under way")
+    if (this.requests.size >= MAX_REQUESTS) throw exceeded(app.name, MAX_REQUESTS, "requests without an answer")
+    this.requests.set(id, cancel)
+  }
+
+  /** Gives it a session. */
+  private give(session: Session): Protocol.SessionInfo {
+    const id = ++this.lastId
+    this.sessions.set(id, session)
+    this.ids.set(session, id)
+    session.onClosed = () => {
+      this.sessions.delete(id)
+      this.ids.delete(session)
+      this.post({ _tag: "Closed", session: id })
+    }
+    const line = session.line as PairLine
+    return {
+      session: id,
+      name: session.format(),
+      side: session.side,
+      state: session.state,
+      local: Protocol.encodeEndpoint(session.local),
+      remote: Protocol.encodeEndpoint(session.remote),
+      segment: session.lease.segment.id,
+      rx: session.rx.index,
+      tx: session.tx.index,
+      pair: line.pair.id,
+      slot: line.slot
+    }
+  }
+
+  private answer<A>(
+    id: number,
+    effect: Effect.Effect<A, SessionError.SessionError>,
+    onSuccess: (value: A) => Protocol.Message
+  ): Fiber.Fiber<A, SessionError.SessionError> {
+    const fiber = this.host.run(effect)
+    fiber.addObserver((exit) => {
+      if (Exit.isSuccess(exit)) this.post(onSuccess(exit.value))
+      else this.fail(id, whyFailed(exit.cause))
+    })
+    return fiber
+  }
+
+  private fail(id: number, error: SessionError.SessionError): void {
+    this.post({ _tag: "Failed", id, error: Protocol.encodeError(error) })
+  }
+
+  private rejectUnreadable(): void {
+    this.reject("a message that cannot be received", "a message of this protocol")
+  }
+
+  private reject(what: string, expected: string): void {
+    this.rejectWith(invalid("what the guest says", what, expected))
+  }
+
+  private rejectWith(error: SessionError.SessionError): void {
+    this.host.rejected++
+    this.post({ _tag: "Rejected", error: Protocol.encodeError(error) })
+  }
+
+  // ---------------------------------------------------------------------------
+  // its end
+  // ---------------------------------------------------------------------------
+
+  /** The thread has died or left, or the session layer ends. Whatever it has is nobody's any more. */
+  leave(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.isGone) return Effect.void
+      const { host } = this
+      this.isGone = true
+      if (!this.hasLeft) host.lost++
+      host.guests.delete(this)
+      host.poller.remove(this)
+      this.port.close()
+      for (const cancel of this.requests.values()) cancel()
+      const detached = this.app === undefined ? Effect.void : detach(host.layer, this.app, true)
+      return Effect.andThen(
+        detached,
+        Effect.suspend(() => {
+          for (const [peer, pair] of this.pairs) {
+            peer?.pairs.delete(this)
+            pair.gone(this)
+          }
+          this.pairs.clear()
+          for (const { acknowledge } of this.segments.values()) for (const done of acknowledge) done()
+          this.segments.clear()
+          const scopes = [...this.subscriptions.values()].map(({ scope }) => scope)
+          this.subscriptions.clear()
+          return Effect.forEach(scopes, (scope) => Scope.close(scope, Exit.void), { discard: true })
+        })
+      )
+    })
+  }
+}
+
+const invalid = (what: string, value: unknown, expected: string): SessionError.SessionError =>
+  SessionError.make(new SessionError.InvalidArgument({ what, value: String(value), expected }))
+
+const exceeded = (app: string, limit: number, what: string): SessionError.SessionError =>
+  SessionError.make(new SessionError.QuotaExceeded({ app, quota: "limit", limit, what }))
+
+/** What was thrown, or why an effect failed: whatever it is, the guest gets an answer. */
+const asSessionError = (error: unknown): SessionError.SessionError => {
+  if (error instanceof SessionError.SessionError) return error
+  Effect.runFork(Effect.logError("A request of a guest thread could not be served", error))
+  return SessionError.make(new SessionError.Closed({ what: "request" }))
+}
+
+const whyFailed = (cause: Cause.Cause<SessionError.SessionError>): SessionError.SessionError =>
+  Cause.hasInterruptsOnly(cause)
+    ? SessionError.make(new SessionError.Closed({ what: "session layer" }))
+    : asSessionError(Cause.squash(cause))

@@ -1,0 +1,315 @@
+/**
+ * What a guest thread and its host say to each other over the control port.
+ *
+ * The guest asks, the host answers, one answer to each request. What the guest
+ * says is decoded before anything is done about it: a thread may say whatever it
+ * likes. What the host says is taken as it is: it has the guest's memory in its
+ * hands anyway.
+ *
+ * No byte of a connection passes here, nor does its end: those are in the FIFOs.
+ *
+ * @since 0.1.0
+ */
+import type { AppEvent } from "@cut-through/core/session/AppEvent"
+import type { State } from "@cut-through/core/session/Session"
+import type { AttachOptions } from "@cut-through/core/session/SessionLayer"
+import type { Side } from "@cut-through/core/segment/SegmentContext"
+import * as Endpoint from "@cut-through/core/Endpoint"
+import * as SessionError from "@cut-through/core/SessionError"
+import * as Duration from "effect/Duration"
+import * as Option from "effect/Option"
+import * as Redacted from "effect/Redacted"
+import * as Schema from "effect/Schema"
+
+/**
+ * Changes whenever a guest and a host of different versions could not
+ * understand each other.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const VERSION = 1
+
+/**
+ * The key under which a host leaves word of itself for the threads that are
+ * started from its own, and under which a guest calls it.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const HOST_KEY = "@cut-through/platform/host"
+
+// ---------------------------------------------------------------------------
+// what a guest says
+// ---------------------------------------------------------------------------
+
+const size = Schema.optional(Schema.Union([Schema.Number, Schema.BigInt, Schema.String]))
+const count = Schema.optional(Schema.Number)
+
+const Options = Schema.Struct({
+  name: Schema.String,
+  namespace: Schema.optional(Schema.String),
+  namespaceSecret: Schema.optional(Schema.String),
+  scope: Schema.optional(Schema.Literals(["local", "global", "both"])),
+  workers: count,
+  rxFifoSize: size,
+  txFifoSize: size,
+  segmentSize: size,
+  segmentLinger: Schema.optional(Schema.Union([Schema.Number, Schema.String])),
+  maxFifoMemory: size,
+  maxSessions: count,
+  maxHalfOpens: count,
+  maxPending: count
+})
+
+/** Numbers that one side gives and the other one gives back. */
+const id = Schema.Int
+
+const Request = Schema.Union([
+  /** Attaches the application. The first thing that is said, and said once. */
+  Schema.TaggedStruct("Attach", { id, version: Schema.Number, options: Options }),
+  Schema.TaggedStruct("Listen", {
+    id,
+    /** A worker of the application, or all of them. */
+    worker: Schema.optional(Schema.Int),
+    endpoint: Schema.String,
+    backlog: Schema.Number,
+    approval: Schema.Literals(["listener", "application"]),
+    isProxy: Schema.Boolean
+  }),
+  Schema.TaggedStruct("Unlisten", { id, listener: id }),
+  Schema.TaggedStruct("Connect", { id, worker: Schema.Int, endpoint: Schema.String }),
+  /** Wants the next connection of a listener. */
+  Schema.TaggedStruct("Accept", { id, listener: id, accepts: Schema.Boolean }),
+  /** Says yes to a session that waits for it. */
+  Schema.TaggedStruct("Approve", { id, session: id }),
+  /** Wants no answer any more to a connect, an accept or a look at events. */
+  Schema.TaggedStruct("Cancel", { request: id }),
+  /** Has closed a session, and touches its FIFOs no more. */
+  Schema.TaggedStruct("Close", { session: id, reset: Schema.Boolean }),
+  /** Has ended its stream. */
+  Schema.TaggedStruct("HalfClose", { session: id }),
+  /** Has let go of a segment. */
+  Schema.TaggedStruct("Unmapped", { segment: id }),
+  Schema.TaggedStruct("Subscribe", { id }),
+  /** Wants the next events of a subscription. */
+  Schema.TaggedStruct("Next", { id, subscription: id }),
+  Schema.TaggedStruct("Unsubscribe", { subscription: id }),
+  Schema.TaggedStruct("Detach", { id })
+])
+
+/**
+ * What a guest says.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Request = typeof Request.Type
+
+/**
+ * Understands a guest, or says what is wrong with what it has said.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const decodeRequest = Schema.decodeUnknownResult(Request)
+
+// ---------------------------------------------------------------------------
+// what a host says
+// ---------------------------------------------------------------------------
+
+/**
+ * A session, as its application gets it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface SessionInfo {
+  readonly session: number
+  readonly name: string
+  readonly side: Side
+  readonly state: State
+  readonly local: string
+  readonly remote: string
+  readonly segment: number
+  /** Numbers of its FIFOs in the segment. */
+  readonly rx: number
+  readonly tx: number
+  /** The pair of threads whose bell it uses, 0 for two sides in one thread; and its number there. */
+  readonly pair: number
+  readonly slot: number
+}
+
+/**
+ * What a host says.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Message =
+  | { readonly _tag: "Attached"; readonly id: number; readonly name: string; readonly workers: ReadonlyArray<string> }
+  | {
+      readonly _tag: "Listening"
+      readonly id: number
+      readonly listener: number
+      readonly endpoint: string
+      readonly handle: number
+    }
+  | { readonly _tag: "Connected"; readonly id: number; readonly session: SessionInfo }
+  /** Without a session: the listener has closed. */
+  | { readonly _tag: "Accepted"; readonly id: number; readonly session: SessionInfo | undefined }
+  | { readonly _tag: "Subscribed"; readonly id: number; readonly subscription: number }
+  /** Without events: there will be no more. */
+  | { readonly _tag: "Events"; readonly id: number; readonly events: ReadonlyArray<EncodedEvent> }
+  | { readonly _tag: "Done"; readonly id: number }
+  | { readonly _tag: "Failed"; readonly id: number; readonly error: unknown }
+  /** What was said made no sense. Nobody waits for an answer, as far as can be seen. */
+  | { readonly _tag: "Rejected"; readonly error: unknown }
+  | { readonly _tag: "Segment"; readonly segment: number; readonly buffer: SharedArrayBuffer }
+  | { readonly _tag: "SegmentDeleted"; readonly segment: number }
+  | { readonly _tag: "Pair"; readonly pair: number; readonly buffer: SharedArrayBuffer; readonly side: 0 | 1 }
+  | { readonly _tag: "PairGone"; readonly pair: number }
+  /** Something has happened to a session that its own thread has not been rung for. */
+  | { readonly _tag: "Look"; readonly session: number }
+  /** Nothing of a session is left. */
+  | { readonly _tag: "Closed"; readonly session: number }
+
+// ---------------------------------------------------------------------------
+// both
+// ---------------------------------------------------------------------------
+
+/**
+ * An error, as it crosses.
+ *
+ * @category encoding
+ * @since 0.1.0
+ */
+export const encodeError: (error: SessionError.SessionError) => unknown = Schema.encodeSync(SessionError.SessionError)
+
+/**
+ * The error again.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const decodeError: (encoded: unknown) => SessionError.SessionError = Schema.decodeUnknownSync(
+  SessionError.SessionError
+)
+
+/**
+ * An endpoint, as it crosses.
+ *
+ * @category encoding
+ * @since 0.1.0
+ */
+export const encodeEndpoint = (endpoint: Endpoint.Endpoint): string => `tcp://${Endpoint.format(endpoint)}`
+
+/**
+ * The options of an application, as they cross: what structured cloning would
+ * take apart is written out.
+ *
+ * @category encoding
+ * @since 0.1.0
+ */
+export const encodeOptions = (options: AttachOptions): typeof Options.Type => ({
+  name: options.name,
+  namespace: options.namespace,
+  namespaceSecret: Redacted.isRedacted(options.namespaceSecret)
+    ? Redacted.value(options.namespaceSecret)
+    : options.namespaceSecret,
+  scope: options.scope,
+  workers: options.workers,
+  rxFifoSize: encodeSize(options.rxFifoSize),
+  txFifoSize: encodeSize(options.txFifoSize),
+  segmentSize: encodeSize(options.segmentSize),
+  segmentLinger: encodeDuration(options.segmentLinger),
+  maxFifoMemory: encodeSize(options.maxFifoMemory),
+  maxSessions: options.maxSessions,
+  maxHalfOpens: options.maxHalfOpens,
+  maxPending: options.maxPending
+})
+
+// By another name: the compiler would spell out every size there is.
+const encodeSize = (input: unknown) => input as number | bigint | string | undefined
+
+const encodeDuration = (input: Duration.Input | undefined): number | string | undefined => {
+  if (input === undefined || typeof input === "number" || typeof input === "string") return input
+  // What is none is the host's to refuse, as it does for its own applications.
+  return Option.match(Duration.fromInput(input), { onNone: () => String(input), onSome: Duration.toMillis })
+}
+
+/**
+ * The options again.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const decodeOptions = (options: typeof Options.Type): AttachOptions => options as AttachOptions
+
+/**
+ * An event, as it crosses.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type EncodedEvent = { readonly _tag: AppEvent["_tag"]; readonly [key: string]: unknown }
+
+/**
+ * An event, as it crosses.
+ *
+ * @category encoding
+ * @since 0.1.0
+ */
+export const encodeEvent = (event: AppEvent): EncodedEvent => {
+  switch (event._tag) {
+    case "Accepted": {
+      const { listener, local, remote } = event
+      return {
+        ...event,
+        listener: encodeEndpoint(listener),
+        local: encodeEndpoint(local),
+        remote: encodeEndpoint(remote)
+      }
+    }
+    case "Connected": {
+      const { remote, result } = event
+      return {
+        ...event,
+        remote: encodeEndpoint(remote),
+        result: result._tag === "Success" ? result : { _tag: result._tag, error: encodeError(result.error) }
+      }
+    }
+    default:
+      return { ...event }
+  }
+}
+
+/**
+ * The event again.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const decodeEvent = (event: EncodedEvent): AppEvent => {
+  switch (event._tag) {
+    case "Accepted": {
+      const { listener, local, remote } = event
+      return {
+        ...event,
+        listener: Endpoint.parse(listener as string),
+        local: Endpoint.parse(local as string),
+        remote: Endpoint.parse(remote as string)
+      } as AppEvent
+    }
+    case "Connected": {
+      const result = event.result as { readonly _tag: string; readonly error?: unknown }
+      return {
+        ...event,
+        remote: Endpoint.parse(event.remote as string),
+        result: result._tag === "Success" ? result : { _tag: result._tag, error: decodeError(result.error) }
+      } as AppEvent
+    }
+    default:
+      return event as unknown as AppEvent
+  }
+}
