@@ -279,7 +279,8 @@ export class ChunkAllocator {
     let at = this.hints[sizeClass]
     for (let seen = 0; seen < length; seen++) {
       let free = this.words.peek(base + at)
-      while (free !== 0) {
+      // As often as the word has bits: one that somebody keeps setting is left alone.
+      for (let most = 32; free !== 0 && most > 0; most--) {
         const bit = free & -free
         const index = at * 32 + (31 - Math.clz32(bit))
         // A bit behind the last chunk of the class is nobody's: who set it does not get to see it used.

@@ -706,9 +706,10 @@ export class Fifo {
   private giveBack(first: number): void {
     this.words.store(this.at + W_HEAD_CHUNK, this.headChunk + 1)
     let chunk = first
-    while (chunk !== this.headChunk) {
+    // A list that somebody keeps making a circle of is no longer than all chunks there are.
+    for (let most = this.chunks.units; chunk !== this.headChunk; most--) {
       const next = this.chunks.next(chunk)
-      if (next < 0 || !this.chunks.release(chunk)) {
+      if (most === 0 || next < 0 || !this.chunks.release(chunk)) {
         this.corrupt = true
         return
       }

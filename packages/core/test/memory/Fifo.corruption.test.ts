@@ -349,6 +349,31 @@ describe("Fifo in corrupt memory", () => {
     }
   })
 
+  it("chunks that are linked to themselves again as fast as they are given back", () => {
+    const { header, host, reader, segment } = makeScene()
+    const [first] = chunksOf(segment, host)
+    const descriptor = segment.chunks.descriptor(first)
+    const sizeClass = segment.words.load(descriptor + 2)
+    let isCircle = false
+    reader.words.before = () => {
+      if (!isCircle) return
+      assert.isBelow(reader.words.accesses, 10_000, "it never ends")
+      segment.words.store(descriptor + 1, first + 1)
+      segment.words.store(descriptor + 2, sizeClass)
+      // Nothing is free, so everything can be given back.
+      for (let word = 32; word < segment.chunks.descriptors; word++) segment.words.store(word, 0)
+    }
+    const { onWord } = reader.words
+    reader.words.onWord = (word) => {
+      onWord(word)
+      // The reader has left the chunk behind.
+      if (word === header + Header.headChunk) isCircle = true
+    }
+    reader.fifo.dequeue(new Uint8Array(HELD), 0, HELD)
+    assert.isTrue(isCircle)
+    assert.isTrue(reader.fifo.isCorrupt)
+  })
+
   for (const [side, operations] of [
     ["writer", writing],
     ["reader", reading]

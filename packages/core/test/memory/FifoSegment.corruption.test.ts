@@ -270,10 +270,10 @@ describe("FifoSegment in memory that others write to", () => {
         const write = (access: number) => {
           if (access === at) for (let word = from; word < to; word++) others.store(word, value)
         }
-        bounded(words, write, () => {
+        ends = bounded(words, write, () => {
           const segment = FifoSegment.make(words, options)
           const pair = segment.allocatePair(100, 50)
-          ends = words.accesses <= at
+          const isOver = words.accesses <= at
           if (pair === undefined) failed++
           else worked++
           for (const fifo of pair ?? []) {
@@ -283,6 +283,7 @@ describe("FifoSegment in memory that others write to", () => {
           }
           segment.touchedRanges()
           assert.deepStrictEqual([segment.activeFifos, segment.virtualBytes], [0, 0])
+          return isOver
         })
       }
     }

@@ -58,7 +58,7 @@ const ways = {
 
 describe("SharedMemory for threads", () => {
   for (const [way, obtain] of Object.entries(ways)) {
-    describe(way, () => {
+    describe(`${way}`, () => {
       it("a region knows who has been given it, and nobody has one that never left this thread", () => {
         const memory = makeMemory()
         const [a, b] = threads(2)

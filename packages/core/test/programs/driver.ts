@@ -65,11 +65,17 @@ const MOST_WAITING = 2
 
 const pick = <A>(values: ReadonlyArray<A>, n: number): A => values[n % values.length]
 
-/** Those that are there, or those that are not any more. */
-const reachable = <A extends { readonly isOpen: boolean }>(
+/** Those that are there, or those that are not any more and still have a thread. */
+const reachable = <A extends { readonly app: App; readonly isOpen: boolean }>(
   values: ReadonlyArray<A>,
   isLate = false
-): ReadonlyArray<A> => values.filter(({ isOpen }) => isOpen !== isLate)
+): ReadonlyArray<A> => values.filter(({ app, isOpen }) => isOpen !== isLate && !app.isLost)
+
+/** In each order. */
+const permutations = <A>(values: ReadonlyArray<A>): ReadonlyArray<ReadonlyArray<A>> =>
+  values.length < 2
+    ? [values]
+    : values.flatMap((value) => permutations(values.filter((other) => other !== value)).map((rest) => [value, ...rest]))
 
 interface App {
   readonly id: number
@@ -79,6 +85,8 @@ interface App {
   readonly pull: Effect.Effect<ReadonlyArray<AppEvent>, unknown> | undefined
   readonly log: EventLog
   isOpen: boolean
+  /** Whether its thread has died. */
+  isLost: boolean
 }
 
 interface Binding {
@@ -91,6 +99,7 @@ interface Binding {
 }
 
 interface End {
+  readonly app: App
   readonly port: number
   readonly side: Model.SideName
   readonly face: Connection.Connection
@@ -98,9 +107,12 @@ interface End {
   isOpen: boolean
   /** Bytes that it was asked to write. */
   submitted: number
+  /** Bytes that it had published when it was last known. */
+  lastSent: number
 }
 
 interface Request {
+  readonly app: App
   readonly id: number
   readonly face: Listener.ConnectionRequest
   readonly scope: Scope.Closeable
@@ -123,9 +135,11 @@ class Driver {
   private readonly host: Host
   private readonly program: Program
   private readonly slots: Array<App | undefined>
+  private readonly apps: Array<App> = []
   private readonly bindings: Array<Binding> = []
   private readonly ends: Array<End> = []
-  private readonly faces = new Map<string, Connection.Connection>()
+  /** All that were ever held. */
+  private readonly held = new Map<string, End>()
   private readonly requests: Array<Request> = []
   private readonly rules: Array<Rule> = []
   private readonly running = new Map<number, Running>()
@@ -180,7 +194,7 @@ class Driver {
     const binding = pick(reachable(this.bindings, isLate), b)
     const end = pick(reachable(this.ends, isLate), b)
     const request = pick(reachable(this.requests, isLate), b)
-    if (app?.isOpen === false && !isLate) return this.attach(a % this.slots.length, b, c)
+    if (app?.isOpen === false && (!isLate || app.isLost)) return this.attach(a % this.slots.length, b, c)
     switch (op.op) {
       case "attach":
         return this.attach(a % this.slots.length, b, c)
@@ -222,6 +236,8 @@ class Driver {
         return this.host.memory.pending === 0 ? Effect.void : this.grant(c !== 1)
       case "advance":
         return this.advance(pick([10_000, 1000, 5000, 20_000], b))
+      case "kill":
+        return this.kill(b)
     }
   }
 
@@ -243,25 +259,29 @@ class Driver {
   private attach(slot: number, which: number, how: number): Effect.Effect<void> {
     if (this.slots[slot]?.isOpen === true) return Effect.void
     const id = this.nextApp++
-    const options = toOptions(`a${id}`, pick(this.program.apps, which), how)
+    const choice = pick(this.program.apps, which)
+    const options = toOptions(`a${id}`, choice, how, choice.place % this.host.places)
     const scope = Scope.makeUnsafe()
     const { events, host } = this
     const attaching = Effect.gen(function* () {
-      const face = yield* host.attach({
-        name: options.name,
-        namespace: options.namespace === "default" ? undefined : options.namespace,
-        namespaceSecret: options.secret,
-        scope: options.scope,
-        workers: options.workers,
-        rxFifoSize: options.rx,
-        txFifoSize: options.tx,
-        segmentSize: options.pairs * options.pairBytes,
-        segmentLinger: options.linger,
-        maxSessions: finite(options.maxSessions),
-        maxHalfOpens: finite(options.maxHalfOpens),
-        maxPending: options.maxPending,
-        maxFifoMemory: options.maxPairs === Infinity ? undefined : options.maxPairs * options.pairBytes
-      })
+      const face = yield* host.attach(
+        {
+          name: options.name,
+          namespace: options.namespace === "default" ? undefined : options.namespace,
+          namespaceSecret: options.secret,
+          scope: options.scope,
+          workers: options.workers,
+          rxFifoSize: options.rx,
+          txFifoSize: options.tx,
+          segmentSize: options.pairs * options.pairBytes,
+          segmentLinger: options.linger,
+          maxSessions: finite(options.maxSessions),
+          maxHalfOpens: finite(options.maxHalfOpens),
+          maxPending: options.maxPending,
+          maxFifoMemory: options.maxPairs === Infinity ? undefined : options.maxPairs * options.pairBytes
+        },
+        options.place
+      )
       const pull = options.isObserved ? yield* Scope.provide(Stream.toPull(face.events), events) : undefined
       return { face, pull }
     })
@@ -269,7 +289,10 @@ class Driver {
     return this.does(step, Scope.provide(attaching, scope), (exit) => {
       if (Exit.isFailure(exit)) return
       const { face, pull } = exit.value
-      this.slots[slot] = { id, options, face, scope, pull, log: new EventLog(options.name), isOpen: true }
+      const log = new EventLog(options.name)
+      const app: App = { id, options, face, scope, pull, log, isOpen: true, isLost: false }
+      this.slots[slot] = app
+      this.apps.push(app)
       if (pull === undefined) return
       // A stream subscribes when it is pulled from; nobody is to wait there when the first event comes.
       this.firstPull = host.run(pull)
@@ -285,6 +308,25 @@ class Driver {
     app.isOpen = false
     for (const binding of this.bindings) if (binding.app === app) binding.isOpen = false
     return this.does({ id: this.nextId++, op: "detach", app: app.id }, Scope.close(app.scope, Exit.void))
+  }
+
+  /** A thread dies, with all who live there. */
+  private kill(which: number): Effect.Effect<void> {
+    const open = this.slots.filter((app) => app?.isOpen === true && app.options.place > 0) as Array<App>
+    if (open.length === 0) return Effect.void
+    const { place } = pick(open, which).options
+    const lost = open.filter(({ options }) => options.place === place)
+    for (const end of this.held.values()) {
+      if (end.app.options.place === place && !end.app.isLost) end.lastSent = end.face.info.bytesSent
+    }
+    for (const app of this.apps) {
+      if (app.options.place !== place) continue
+      app.isOpen = false
+      app.isLost = true
+    }
+    const steps = lost.map(({ id }): Model.Step => ({ id: this.nextId++, op: "kill", app: id }))
+    // Who of them is missed first is nobody's promise.
+    return this.observes(steps, () => this.host.kill(place), permutations(steps))
   }
 
   private listen(app: App, at: (typeof LISTENS)[number], how: number): Effect.Effect<void> {
@@ -336,7 +378,7 @@ class Driver {
     return this.does(
       { id: this.nextId++, op: "connect", app: app.id, worker, host, port },
       Scope.provide((worker === 0 ? app.face : app.face.workers[worker]).connect(remote), scope),
-      (exit) => (Exit.isFailure(exit) ? undefined : this.holds(exit.value, "client", scope, remote))
+      (exit) => (Exit.isFailure(exit) ? undefined : this.holds(app, exit.value, "client", scope, remote))
     )
   }
 
@@ -345,21 +387,21 @@ class Driver {
     const scope = Scope.makeUnsafe()
     if (!isRequest) {
       return this.does({ id, op: "accept", binding: binding.id }, Scope.provide(binding.face.accept, scope), (exit) =>
-        Exit.isFailure(exit) ? undefined : this.holds(exit.value, "server", scope)
+        Exit.isFailure(exit) ? undefined : this.holds(binding.app, exit.value, "server", scope)
       )
     }
     return this.does({ id, op: "request", binding: binding.id }, Scope.provide(binding.face.request, scope), (exit) => {
       if (Exit.isFailure(exit)) return undefined
       const face: Listener.ConnectionRequest = exit.value
-      this.requests.push({ id, face, scope, isOpen: true })
+      this.requests.push({ app: binding.app, id, face, scope, isOpen: true })
       return { outcome: `success ${face.remote.port}` }
     })
   }
 
-  private sayYes({ face, id }: Request): Effect.Effect<void> {
+  private sayYes({ app, face, id }: Request): Effect.Effect<void> {
     const scope = Scope.makeUnsafe()
     return this.does({ id: this.nextId++, op: "say yes", request: id }, Scope.provide(face.accept, scope), (exit) =>
-      Exit.isFailure(exit) ? undefined : this.holds(exit.value, "server", scope)
+      Exit.isFailure(exit) ? undefined : this.holds(app, exit.value, "server", scope)
     )
   }
 
@@ -372,6 +414,7 @@ class Driver {
 
   /** One end of a connection, in this driver's hands. */
   private holds(
+    app: App,
     face: Connection.Connection,
     side: Model.SideName,
     scope: Scope.Closeable,
@@ -383,8 +426,9 @@ class Driver {
     if (dialled !== undefined && Endpoint.format(info.remote) !== Endpoint.format(dialled)) {
       throw new Model.Mismatch(`who dialled ${Endpoint.format(dialled)} is with ${Endpoint.format(info.remote)}`)
     }
-    this.ends.push({ port, side, face, scope, isOpen: true, submitted: 0 })
-    this.faces.set(`${side}:${port}`, face)
+    const end: End = { app, port, side, face, scope, isOpen: true, submitted: 0, lastSent: 0 }
+    this.ends.push(end)
+    this.held.set(`${side}:${port}`, end)
     return { outcome: `success ${port}` }
   }
 
@@ -432,7 +476,9 @@ class Driver {
     const found = pick([...this.running], which)
     if (found === undefined) return Effect.void
     const [target, { fiber }] = found
-    return this.observes({ id: this.nextId++, op: "interrupt", target, isAtRest: true }, () => fiber.interruptUnsafe())
+    return this.observes([{ id: this.nextId++, op: "interrupt", target, isAtRest: true }], () =>
+      this.host.interrupt(fiber)
+    )
   }
 
   private addRule(what: number, where: number, how: number): Effect.Effect<void> {
@@ -477,7 +523,7 @@ class Driver {
   private readEvents(app: App): Effect.Effect<void> {
     const { id, isOpen, log, pull } = app
     // Who waits for events is as far as the first one when it comes: then nobody knows how many are unread.
-    if (pull === undefined || (isOpen && this.models[0].unread(id) === 0)) return Effect.void
+    if (pull === undefined || app.isLost || (isOpen && this.models[0].unread(id) === 0)) return Effect.void
     return this.does({ id: this.nextId++, op: "read events", app: id }, pull, (exit) => {
       if (Exit.isFailure(exit)) return undefined
       return { events: (exit.value as ReadonlyArray<AppEvent>).map((event) => log.add(event, this.names)) }
@@ -485,20 +531,20 @@ class Driver {
   }
 
   private setMemory(mode: Model.MemoryMode, left: number): Effect.Effect<void> {
-    return this.observes({ id: this.nextId++, op: "memory", mode, left }, () => {
+    return this.observes([{ id: this.nextId++, op: "memory", mode, left }], () => {
       this.host.memory.mode = mode
       this.host.memory.left = left
     })
   }
 
   private grant(succeeds: boolean): Effect.Effect<void> {
-    return this.observes({ id: this.nextId++, op: "grant", succeeds }, () => this.host.memory.grant(succeeds))
+    return this.observes([{ id: this.nextId++, op: "grant", succeeds }], () => this.host.memory.grant(succeeds))
   }
 
   private advance(millis: number): Effect.Effect<void> {
     return Effect.andThen(
       this.host.advance(millis),
-      this.observes({ id: this.nextId++, op: "advance", millis }, () => {})
+      this.observes([{ id: this.nextId++, op: "advance", millis }], () => {})
     )
   }
 
@@ -508,11 +554,11 @@ class Driver {
       yield* this.setMemory("free", 0)
       while (this.host.memory.pending > 0) yield* this.grant(true)
       if (!this.program.isAbrupt) {
-        for (const [index, end] of this.ends.entries()) if (end.isOpen) yield* this.close(end, index)
-        for (const [index, request] of this.requests.entries()) if (request.isOpen) yield* this.sayNo(request, index)
-        for (const binding of this.bindings) if (binding.isOpen) yield* this.unlisten(binding)
+        for (const [index, end] of reachable(this.ends).entries()) yield* this.close(end, index)
+        for (const [index, request] of reachable(this.requests).entries()) yield* this.sayNo(request, index)
+        for (const binding of reachable(this.bindings)) yield* this.unlisten(binding)
         // A request that was accepted leaves its connection with who accepted it.
-        for (const [index, end] of this.ends.entries()) if (end.isOpen) yield* this.close(end, index)
+        for (const [index, end] of reachable(this.ends).entries()) yield* this.close(end, index)
         for (const app of this.slots) {
           if (app === undefined || !app.isOpen) continue
           yield* this.readEvents(app)
@@ -540,19 +586,23 @@ class Driver {
     effect: Effect.Effect<A, E>,
     onEnd: Running["onEnd"] = () => {}
   ): Effect.Effect<void> {
-    return this.observes(step, () => void this.running.set(step.id, { fiber: this.host.run(effect), onEnd }))
+    return this.observes([step], () => void this.running.set(step.id, { fiber: this.host.run(effect), onEnd }))
   }
 
-  private observes(step: Model.Step, act: () => void): Effect.Effect<void> {
+  private observes(
+    steps: ReadonlyArray<Model.Step>,
+    act: () => void,
+    orders: ReadonlyArray<ReadonlyArray<Model.Step>> = [steps]
+  ): Effect.Effect<void> {
     return Effect.gen({ self: this }, function* () {
-      this.trace.push(step)
+      this.trace.push(...steps)
       act()
-      const courses = this.interruptNow(step)
+      const courses = steps.length === 1 ? yield* this.interruptNow(steps[0]) : orders
       yield* this.host.settle
       const ended = this.collect()
       if (this.firstPull !== undefined) {
         yield* this.host.settle
-        this.firstPull.interruptUnsafe()
+        this.host.interrupt(this.firstPull)
         this.firstPull = undefined
         yield* this.host.settle
       }
@@ -567,31 +617,33 @@ class Driver {
   }
 
   /** Interrupts somebody while the step is under way, if that is what comes next; returns the courses it may take. */
-  private interruptNow(step: Model.Step): ReadonlyArray<ReadonlyArray<Model.Step>> {
-    const { hurry } = this
-    this.hurry = undefined
-    const found = hurry && pick([...this.running], hurry.b)
-    if (hurry === undefined || found === undefined) return [[step]]
-    const [target, { fiber }] = found
-    // Of two that wait to write, nobody could tell whose the bytes are that come now.
-    if (this.models.some((model) => model.isFollowed(target))) return [[step]]
-    const interruption: Model.Step = { id: this.nextId++, op: "interrupt", target, isAtRest: false }
-    this.trace.push(interruption)
-    this.host.nudge(hurry.c)
-    // It may be that nobody sees them later.
-    for (const session of this.host.layer.connections.sessions()) this.nameOf(session)
-    fiber.interruptUnsafe()
-    const discard: Model.Step = { id: interruption.id, op: "discard", target }
-    return target === step.id
-      ? [
-          [step, interruption],
-          [step, discard]
-        ]
-      : [
-          [step, interruption],
-          [interruption, step],
-          [step, discard]
-        ]
+  private interruptNow(step: Model.Step): Effect.Effect<ReadonlyArray<ReadonlyArray<Model.Step>>> {
+    return Effect.gen({ self: this }, function* () {
+      const { hurry } = this
+      this.hurry = undefined
+      const found = hurry && pick([...this.running], hurry.b)
+      if (hurry === undefined || found === undefined) return [[step]]
+      const [target, { fiber }] = found
+      // Of two that wait to write, nobody could tell whose the bytes are that come now.
+      if (this.models.some((model) => model.isFollowed(target))) return [[step]]
+      const interruption: Model.Step = { id: this.nextId++, op: "interrupt", target, isAtRest: false }
+      this.trace.push(interruption)
+      yield* this.host.nudge(hurry.c)
+      // It may be that nobody sees them later.
+      for (const session of this.host.layer.connections.sessions()) this.nameOf(session)
+      this.host.interrupt(fiber)
+      const discard: Model.Step = { id: interruption.id, op: "discard", target }
+      return target === step.id
+        ? [
+            [step, interruption],
+            [step, discard]
+          ]
+        : [
+            [step, interruption],
+            [interruption, step],
+            [step, discard]
+          ]
+    })
   }
 
   /** What has ended since it was last looked. */
@@ -641,11 +693,24 @@ class Driver {
       ended,
       sessions,
       halfOpens,
-      sent: (side, port) => this.faces.get(`${side}:${port}`)?.info.bytesSent ?? 0,
+      sent: (side, port) => this.sent(side, port),
       units: (segment) => units.get(segment) ?? Infinity,
       unitsBefore: (segment) => unitsBefore.get(segment) ?? Infinity,
       summary
     }
+  }
+
+  /** Bytes that a side has published: it knows that itself, unless its thread has died. Then its peer can tell. */
+  private sent(side: Model.SideName, port: number): number {
+    const end = this.held.get(`${side}:${port}`)
+    if (end === undefined) return 0
+    if (!end.app.isLost) return end.face.info.bytesSent
+    const other = side === "client" ? "server" : "client"
+    for (const session of this.host.layer.connections.sessions()) {
+      if (this.nameOf(session) !== `${other}:${port}`) continue
+      end.lastSent = (this.held.get(`${other}:${port}`)?.face.info.bytesReceived ?? 0) + session.rx.used
+    }
+    return end.lastSent
   }
 
   private nameOf({ handle, local, remote, side, worker }: Session): string {
@@ -698,11 +763,12 @@ const successors = (
 
 const finite = (limit: number): number | undefined => (limit === Infinity ? undefined : limit)
 
-const toOptions = (name: string, choice: AppChoice, how: number): Model.AppOptions => {
+const toOptions = (name: string, choice: AppChoice, how: number, place: number): Model.AppOptions => {
   const { rx, tx } = SIZES[choice.sizes]
   const isGuarded = choice.isGuarded === 1
   return {
     name,
+    place,
     namespace: how === 10 ? "nowhere" : isGuarded ? "guarded" : "default",
     secret: how === 11 ? "shut" : isGuarded ? "open" : undefined,
     scope: SCOPES[choice.scope],

@@ -29,17 +29,27 @@ export type Attach = typeof Application.make
 export interface Host {
   readonly layer: SessionLayer.SessionLayer["Service"]
   readonly memory: Memory
+  /** Threads that applications can live in: that of the session layer, which is number 0, and others. */
+  readonly places: number
   readonly attach: (
-    options: Parameters<Attach>[0]
+    options: Parameters<Attach>[0],
+    place: number
   ) => Effect.Effect<Application.Application["Service"], SessionError, Scope.Scope>
   /** Runs an effect as a fiber among those of the session layer. */
   readonly run: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+  /** Interrupts such a fiber. */
+  readonly interrupt: (fiber: Fiber.Fiber<unknown, unknown>) => void
+  /**
+   * Lets a thread die, and another one take its place. Whatever was asked of an application there ends with a defect,
+   * and so does what is asked of it later.
+   */
+  readonly kill: (place: number) => void
   /** Waits until nobody has anything to do. */
   readonly settle: Effect.Effect<void>
   /** Whether nobody stops between two steps of his own, so that what is interrupted has either happened or not. */
   readonly isPrompt: boolean
   /** Lets those who have something to do begin with it, this many of them. */
-  readonly nudge: (count: number) => void
+  readonly nudge: (count: number) => Effect.Effect<void>
   /** Lets time pass, and everybody do what it was time for. */
   readonly advance: (millis: number) => Effect.Effect<void>
   /** Closes the session layer, which checks for leaks and for locks that are held. */
@@ -70,13 +80,15 @@ export class Memory {
 
   readonly service = SharedMemory.SharedMemory.of({
     ...this.memory,
-    tryAllocate: (bytes) => (this.mode !== "slow" && this.isThere() ? this.memory.tryAllocate(bytes) : undefined),
-    allocate: (bytes) =>
+    tryAllocate: (bytes, mappers) =>
+      this.mode !== "slow" && this.isThere() ? this.memory.tryAllocate(bytes, mappers) : undefined,
+    allocate: (bytes, mappers) =>
       Effect.suspend(() => {
-        if (this.mode !== "slow") return this.isThere() ? this.memory.allocate(bytes) : Effect.fail(noMemory)
+        const allocating = this.memory.allocate(bytes, mappers)
+        if (this.mode !== "slow") return this.isThere() ? allocating : Effect.fail(noMemory)
         const gate = Deferred.makeUnsafe<void, SessionError>()
         this.waiting.push(gate)
-        return Effect.andThen(Deferred.await(gate), this.memory.allocate(bytes))
+        return Effect.andThen(Deferred.await(gate), allocating)
       })
   })
 
@@ -94,6 +106,33 @@ export class Memory {
     Deferred.doneUnsafe(gate, succeeds ? Effect.void : Effect.fail(noMemory))
   }
 }
+
+/** The real services over the program's memory and clock, checked for leaks and for locks that are held. */
+export const layerServices = (
+  options: HostOptions,
+  memory: Memory,
+  clock: Clock.Clock
+): Layer.Layer<SessionLayer.SessionLayer, SessionError> =>
+  Leaks.layerCheck.pipe(
+    Layer.provideMerge(SessionLayer.layerNoDeps({ workers: options.workers })),
+    Layer.provide([
+      Connections.layer,
+      SegmentContext.layer,
+      options.wake === "direct" ? Wake.layer : Wake.layerScheduler
+    ]),
+    Layer.provide([
+      Layer.succeed(SharedMemory.SharedMemory, memory.service),
+      LockTrace.layerWith({ history: 0 }),
+      Layer.succeed(Clock.Clock, clock)
+    ]),
+    Layer.fresh
+  )
+
+/** Those that applications may attach to, beside the one of all who name none. */
+export const addNamespaces = (
+  layer: SessionLayer.SessionLayer["Service"]
+): Effect.Effect<unknown, SessionError, Scope.Scope> =>
+  Effect.provideService(Sessions.addNamespace({ id: "guarded", secret: "open" }), SessionLayer.SessionLayer, layer)
 
 /** A session layer in this thread. Nothing happens there but in `settle`, and what happens is over when that returns. */
 export const makeHost = (options: HostOptions, attach: Attach): Host => {
@@ -132,40 +171,21 @@ export const makeHost = (options: HostOptions, attach: Attach): Host => {
   }
 
   const clock = runToRest(Scope.provide(TestClock.make(), clockScope))
-  const services = runToRest(
-    Layer.buildWithScope(
-      Leaks.layerCheck.pipe(
-        Layer.provideMerge(SessionLayer.layerNoDeps({ workers: options.workers })),
-        Layer.provide([
-          Connections.layer,
-          SegmentContext.layer,
-          options.wake === "direct" ? Wake.layer : Wake.layerScheduler
-        ]),
-        Layer.provide([
-          Layer.succeed(SharedMemory.SharedMemory, memory.service),
-          LockTrace.layerWith({ history: 0 }),
-          Layer.succeed(Clock.Clock, clock)
-        ]),
-        Layer.fresh
-      ),
-      scope
-    )
-  )
+  const services = runToRest(Layer.buildWithScope(layerServices(options, memory, clock), scope))
   const layer = Context.get(services, SessionLayer.SessionLayer)
-  runToRest(
-    Scope.provide(
-      Effect.provideService(Sessions.addNamespace({ id: "guarded", secret: "open" }), SessionLayer.SessionLayer, layer),
-      scope
-    )
-  )
+  runToRest(Scope.provide(addNamespaces(layer), scope))
 
   return {
     layer,
     memory,
+    places: 1,
     attach: (options) => Effect.provideService(attach(options), SessionLayer.SessionLayer, layer),
     run,
+    interrupt: (fiber) => fiber.interruptUnsafe(),
+    kill: () => assert.fail("the thread of the session layer cannot be killed"),
     isPrompt: options.yieldEvery === 0,
-    nudge: (count) => withoutStacks(() => void Array.from({ length: count }, () => scheduler.step())),
+    nudge: (count) =>
+      Effect.sync(() => withoutStacks(() => void Array.from({ length: count }, () => scheduler.step()))),
     settle: Effect.sync(() => runAll()),
     advance: (millis) => Effect.sync(() => void runToRest(clock.adjust(millis))),
     close: Effect.sync(() => {

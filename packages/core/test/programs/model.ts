@@ -19,6 +19,8 @@ const sides = ["client", "server"] as const
 
 export interface AppOptions {
   readonly name: string
+  /** The thread it lives in; 0 is that of the session layer. */
+  readonly place: number
   readonly namespace: string
   readonly secret: string | undefined
   readonly scope: "local" | "global" | "both"
@@ -51,6 +53,8 @@ export interface RuleOptions {
 export type Step = { readonly id: number } & (
   | { readonly op: "attach"; readonly app: number; readonly options: AppOptions }
   | { readonly op: "detach"; readonly app: number }
+  /** Its thread dies. */
+  | { readonly op: "kill"; readonly app: number }
   | {
       readonly op: "listen"
       readonly binding: number
@@ -156,6 +160,8 @@ const check = (condition: boolean, message: () => string): void => {
 
 interface AppState extends AppOptions {
   isAttached: boolean
+  /** Whether its thread has died. */
+  isDead: boolean
   sessions: number
   halfOpens: number
   unaccepted: number
@@ -213,6 +219,8 @@ interface SegmentState {
   isClientDetached: boolean
   isServerDetached: boolean
   lingers: boolean
+  /** Whether the thread of one side has died. */
+  isCondemned: boolean
   /** Whether those who share it have been told of it. */
   isAnnounced: boolean
   /** When its last connection has gone. */
@@ -220,6 +228,9 @@ interface SegmentState {
   /** Free units, as they were before the step: how many of them bytes take is not the machine's business. */
   units: number
 }
+
+/** A segment that was made, or why there is none. */
+type Grown = number | "AllocFailed" | "PeerDied"
 
 interface ConnectState {
   readonly id: number
@@ -245,6 +256,8 @@ interface Pipe {
   isEnded: boolean
   isStopped: boolean
   isReset: boolean
+  /** Whether the thread of one of its ends has died. */
+  isGone: boolean
   /** Whether its writer waits for memory: whatever is read makes it look again. */
   isStarved: boolean
 }
@@ -308,6 +321,9 @@ interface State {
 }
 
 const FIRST_PORT = 49152
+
+/** How everything ends that was asked of an application whose thread has died. */
+const DEAD = "Die"
 
 const isLoopback = (host: string): boolean => host === "::1" || host.startsWith("127.")
 const isUnspecified = (host: string): boolean => host === "::" || host === "0.0.0.0"
@@ -456,6 +472,8 @@ export class Model {
         return this.attach(step)
       case "detach":
         return this.detach(step)
+      case "kill":
+        return this.kill(step)
       case "listen":
         return this.listen(step)
       case "unlisten":
@@ -532,6 +550,7 @@ export class Model {
     this.s.apps[app] = {
       ...options,
       isAttached: true,
+      isDead: false,
       sessions: 0,
       halfOpens: 0,
       unaccepted: 0,
@@ -551,6 +570,13 @@ export class Model {
         const { client, server } = connections[port]
         if (client.app === app && server.app === app) this.closeBoth(connections[port])
       }
+      // In another thread it breaks off what it has in hand before it says that it leaves.
+      for (const port of it.place > 0 ? live : []) {
+        for (const side of sides) {
+          const { isUnaccepted } = connections[port]
+          if (connections[port][side].app === app && !(side === "server" && isUnaccepted)) this.close(port, side, true)
+        }
+      }
       for (const [binding, { app: owner }] of Object.entries(bindings)) {
         if (owner === app) this.unlisten(Number(binding))
       }
@@ -558,9 +584,41 @@ export class Model {
       for (const port of live) {
         for (const side of sides) if (connections[port][side].app === app) this.close(port, side, true)
       }
-      this.stopLingering(({ client, server }) => this.s.servers[server].app === app || client.startsWith(`${it.name}/`))
+      this.stopLingeringOf(app)
     }
     this.ends(id, "success")
+  }
+
+  /**
+   * Nobody waits any more who was there, and what they ask for ends with it; its peers have what it had published, and
+   * then nothing more; then nobody new comes in.
+   */
+  private kill({ app }: Extract<Step, { op: "kill" }>): void {
+    const { bindings, connections, connects, live, open, segments } = this.s
+    const it = this.s.apps[app]
+    for (const port of open.slice()) {
+      const { app: client, id } = connects[port]
+      if (client !== app) continue
+      this.cancel(port, "Closed")
+      this.ends(id, DEAD)
+    }
+    it.isAttached = false
+    it.isDead = true
+    for (const binding of Object.values(bindings)) {
+      if (binding.app === app) this.endAll(binding.accepters.splice(0), DEAD)
+    }
+    for (const segment of Object.values(segments)) {
+      const isServer = this.s.servers[segment.server].app === app
+      const isClient = segment.client.startsWith(`${it.name}/`)
+      if (isServer) segment.isServerDetached = true
+      if (isClient) segment.isClientDetached = true
+      if (isServer || isClient) segment.isCondemned = true
+    }
+    this.stopLingeringOf(app)
+    for (const port of live) {
+      for (const side of sides) if (connections[port][side].app === app) this.abandon(port, side)
+    }
+    for (const [binding, { app: owner }] of Object.entries(bindings)) if (owner === app) this.unlisten(Number(binding))
   }
 
   private isCongested(app: AppState): boolean {
@@ -569,6 +627,8 @@ export class Model {
 
   private readEvents({ app, id }: Extract<Step, { op: "read events" }>, seen: Seen): void {
     const it = this.s.apps[app]
+    // What was told to one in another thread, and had not been read when it detached, is not there any more.
+    if (it.place > 0 && !it.isAttached) it.told = []
     if (it.told.length === 0) return this.ends(id, "Done")
     this.ends(id, "success")
     const expected = it.told.toSorted()
@@ -743,6 +803,8 @@ export class Model {
   private connect(step: Extract<Step, { op: "connect" }>, seen: Seen): void {
     const { app, host, id, worker } = step
     const it = this.s.apps[app]
+    // In another thread it knows that itself, and asks nobody.
+    if (!it.isAttached && it.place > 0) return this.ends(id, "Closed")
     this.s.started++
     if (!it.isAttached) return this.fails(id, "Closed")
     if (isUnspecified(host) || step.port === 0) return this.fails(id, "InvalidArgument")
@@ -806,9 +868,9 @@ export class Model {
   }
 
   /** With memory in hand: the listener is asked once more, since that may have taken time. */
-  private introduce(port: number, segment: number | "AllocFailed", seen: Seen): void {
+  private introduce(port: number, segment: Grown, seen: Seen): void {
     const connect = this.s.connects[port]
-    if (segment === "AllocFailed") return this.answer(port, segment)
+    if (typeof segment === "string") return this.answer(port, segment)
     const { app, listener, worker, binding } = this.s.servers[connect.server]
     const serving = this.s.apps[app]
     const pipe = (size: number): Pipe => ({
@@ -821,6 +883,7 @@ export class Model {
       isEnded: false,
       isStopped: false,
       isReset: false,
+      isGone: false,
       isStarved: false
     })
     const side = (app: number, worker: number): SideState => ({
@@ -925,6 +988,9 @@ export class Model {
     const { server } = this.s.connections[it.port]
     if (it.answer === "no") return this.ends(id, "Closed")
     if (it.answer === "yes") return this.ends(id, "InvalidArgument")
+    // Detached in another thread, it has nobody to ask whether the client is still there.
+    const { isAttached, place } = this.s.apps[server.app]
+    if (!it.isReady && place > 0 && !isAttached) return this.ends(id, "Closed")
     // Its own application has detached, or the client has given up.
     if (!it.isReady && server.state !== "accepting") return this.ends(id, "Reset")
     it.answer = "yes"
@@ -1035,6 +1101,7 @@ export class Model {
       servers: 0,
       isClientDetached: false,
       isServerDetached: false,
+      isCondemned: false,
       isAnnounced: false,
       lingers: serving.linger > 0 && this.s.bindings[binding].isOpen && client.isAttached && serving.isAttached,
       drainedAt: 0,
@@ -1046,8 +1113,8 @@ export class Model {
   }
 
   /** Tells both sides of a segment, before anything in it is in anybody's hands. */
-  private announce(segment: number | "AllocFailed"): void {
-    if (segment === "AllocFailed") return
+  private announce(segment: Grown): void {
+    if (typeof segment === "string") return
     const it = this.s.segments[segment]
     if (it.isAnnounced) return
     it.isAnnounced = true
@@ -1086,10 +1153,15 @@ export class Model {
   private leave(segment: number, it: SegmentState): void {
     if (it.clients === 0) it.isClientDetached = true
     if (it.servers === 0) it.isServerDetached = true
-    if (!it.isClientDetached || !it.isServerDetached) return
+    if (it.clients + it.servers > 0) return
     delete this.s.segments[segment]
     if (!it.isAnnounced) return
     for (const [app, worker] of this.users(it)) this.tell(app, `SegmentDeleted ${worker}`)
+  }
+
+  private stopLingeringOf(app: number): void {
+    const { name } = this.s.apps[app]
+    this.stopLingering(({ client, server }) => this.s.servers[server].app === app || client.startsWith(`${name}/`))
   }
 
   private stopLingering(isTheirs: (segment: SegmentState) => boolean): void {
@@ -1108,12 +1180,20 @@ export class Model {
     })
   }
 
+  /** Whether the thread of one side has died while memory was waited for. */
+  private isWithDead(port: number): boolean {
+    const { app, server } = this.s.connects[port]
+    return this.s.apps[app].isDead || this.s.apps[this.s.servers[server].app].isDead
+  }
+
   /** Memory for the one that has waited longest, or none; then those behind it, until one has to wait again. */
   private grant(succeeds: boolean, seen: Seen, { turns }: Order): void {
     const first = this.s.waiting[0]
-    const memory = [() => (succeeds ? this.grow(first) : "AllocFailed"), () => this.grantNext(seen)] as const
-    const places: Array<{ readonly port: number; readonly segment: number | "AllocFailed"; turn: number } | undefined> =
-      []
+    const memory = [
+      () => (!succeeds ? "AllocFailed" : this.isWithDead(first) ? "PeerDied" : this.grow(first)),
+      () => this.grantNext(seen)
+    ] as const
+    const places: Array<{ readonly port: number; readonly segment: Grown; turn: number } | undefined> = []
     for (const who of turns) {
       if (places.length === who) {
         const segment = memory[who]()
@@ -1136,11 +1216,12 @@ export class Model {
   }
 
   /** The next in line looks for room first, which others may have left or brought. */
-  private grantNext(seen: Seen): number | "AllocFailed" | undefined {
+  private grantNext(seen: Seen): Grown | undefined {
     const next = this.s.waiting[0]
     if (next === undefined) return undefined
     const segment = this.take(next, seen)
     if (segment !== undefined) return segment
+    if (this.isWithDead(next)) return "PeerDied"
     if (this.s.mode === "slow") return undefined
     return this.isMemoryThere() ? this.grow(next) : "AllocFailed"
   }
@@ -1162,6 +1243,7 @@ export class Model {
     if (step.op === "write") {
       const isBehind = tx.writes.length > 0
       if (!isBehind && tx.isReset) return this.ends(id, "Reset")
+      if (!isBehind && tx.isGone) return this.ends(id, "PeerDied")
       if (!isBehind && (tx.isEnded || tx.isStopped)) return this.ends(id, "BrokenPipe")
       tx.writes.push({ id, at: step.at, left: length, isOver: false })
       return
@@ -1170,6 +1252,7 @@ export class Model {
     const isBehind = rx.reads.length > 0
     if (!isBehind && rx.isReset) return this.ends(id, "Reset")
     if (!isBehind && used === 0 && rx.isEnded) return this.ends(id, "Done")
+    if (!isBehind && used === 0 && rx.isGone) return this.ends(id, "PeerDied")
     const most = length === 0 ? 65536 : length
     rx.reads.push({ id, length: most, exact: !isBehind && used > 0 ? Math.min(used, most) : undefined })
   }
@@ -1231,6 +1314,37 @@ export class Model {
     const name = this.workerName(it.app, it.worker)
     this.tell(app, `CleanupTransport ${name} ${side}:${port}`)
     this.tell(app, `CleanupSession ${name} ${side}:${port}`)
+    this.release(connection, side)
+  }
+
+  /** The thread of one side has died: the other one reads what was published, and writes no more. */
+  private abandon(port: number, side: SideName): void {
+    const connection = this.s.connections[port]
+    const it = connection[side]
+    if (it.state === "gone" || it.state === "none") return
+    const peer = connection[side === "client" ? "server" : "client"]
+    const { rx, tx } = this.pipes(connection, side)
+    if (side === "server") this.unqueue(port, connection)
+    this.endAll(rx.reads.splice(0), DEAD)
+    this.endAll(tx.writes.splice(0), DEAD)
+    if (it.state === "accepting") {
+      this.release(connection, "client")
+      this.answer(port, "Refused")
+    }
+    if (peer.state === "ready") {
+      peer.state = "transport-closing"
+      peer.isRxEnded = true
+      const end = side === "client" ? "server" : "client"
+      this.tell(this.s.apps[peer.app], `Reset ${this.workerName(peer.app, peer.worker)} ${end}:${port}`)
+    }
+    // Who waits to read has read all there is.
+    this.endAll(tx.reads.splice(0), "PeerDied")
+    this.endAll(rx.writes.splice(0), "PeerDied")
+    tx.isGone = true
+    rx.isGone = true
+    this.s.reset++
+    it.state = "gone"
+    this.s.apps[it.app].sessions--
     this.release(connection, side)
   }
 
@@ -1384,7 +1498,7 @@ export class Model {
     const contexts = new Set<string>()
     const segments = Object.values(this.s.segments)
     for (const it of segments) {
-      const { client, clients, isClientDetached, isServerDetached, lingers, pairs, server, servers } = it
+      const { client, clients, isClientDetached, isCondemned, isServerDetached, lingers, pairs, server, servers } = it
       const { app, listener } = this.s.servers[server]
       const { host, isProxy, port } = this.s.listeners[listener]
       const { name, pairBytes } = apps[app]
@@ -1399,6 +1513,7 @@ export class Model {
           serverSessions: servers,
           clientDetached: isClientDetached,
           serverDetached: isServerDetached,
+          condemned: isCondemned,
           lingers
         })
       )
@@ -1493,10 +1608,11 @@ export const segmentLine = (it: {
   readonly serverSessions: number
   readonly clientDetached: boolean
   readonly serverDetached: boolean
+  readonly condemned: boolean
   readonly lingers: boolean
 }): string =>
   `segment of ${it.listener}: ${it.committedBytes} bytes, ${it.activeFifos} FIFOs, ${it.clientSessions} clients, ` +
-  `${it.serverSessions} servers, ${it.clientDetached} ${it.serverDetached} ${it.lingers}`
+  `${it.serverSessions} servers, ${it.clientDetached} ${it.serverDetached} ${it.condemned} ${it.lingers}`
 
 export const appLine = (it: {
   readonly name: string

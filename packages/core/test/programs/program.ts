@@ -5,6 +5,8 @@ import type { HostOptions } from "./host.ts"
 
 /** An application. Of limits, 0 is none; of everything else, the first choice is the plainest. */
 export interface AppChoice {
+  /** The thread it lives in, modulo what there is. */
+  readonly place: number
   readonly workers: number
   readonly scope: number
   readonly isGuarded: number
@@ -40,7 +42,8 @@ const everything = {
   advance: 2,
   "add rule": 2,
   "remove rule": 1,
-  "read events": 4
+  "read events": 4,
+  kill: 0
 }
 
 export type OpName = keyof typeof everything
@@ -78,6 +81,7 @@ const mostly = <const A>(times: number, values: ReadonlyArray<A>): Arbitrary.Arb
 const none: Arbitrary.Arbitrary<0> = Arbitrary.Constant(0)
 
 const plainApp = {
+  place: none,
   workers: mostly(2, [1, 2, 3]),
   scope: none,
   isGuarded: none,
@@ -149,11 +153,63 @@ export const kinds: { readonly [kind: string]: Arbitrary.Arbitrary<Program> } = 
   routes: programs(scatteredApp, { connect: 30, listen: 14, unlisten: 7, "add rule": 6, "remove rule": 3, attach: 3 })
 }
 
+const elsewhere = { place: oneOf([1, 2, 0]) }
+
+/** The same kinds, with applications in several threads. */
+export const threadKinds: { readonly [kind: string]: Arbitrary.Arbitrary<Program> } = {
+  queues: programs(
+    { ...plainApp, ...elsewhere },
+    { connect: 30, accept: 30, request: 12, interrupt: 24, memory: 0, "add rule": 0, kill: 1 }
+  ),
+  bytes: programs(
+    { ...plainApp, ...elsewhere },
+    { write: 30, read: 30, end: 6, interrupt: 12, memory: 0, "add rule": 0, attach: 0, kill: 1 }
+  ),
+  memory: programs(
+    { ...plainApp, ...elsewhere },
+    {
+      connect: 30,
+      memory: 6,
+      grant: 12,
+      interrupt: 12,
+      advance: 4,
+      close: 12,
+      "add rule": 0,
+      kill: 1
+    }
+  ),
+  limits: programs(
+    { ...limitedApp, ...elsewhere },
+    {
+      connect: 30,
+      request: 10,
+      "say yes": 10,
+      "say no": 4,
+      "read events": 8,
+      "add rule": 0,
+      kill: 1
+    }
+  ),
+  routes: programs(
+    { ...scatteredApp, ...elsewhere },
+    {
+      connect: 30,
+      listen: 14,
+      unlisten: 7,
+      "add rule": 6,
+      "remove rule": 3,
+      attach: 3,
+      kill: 1
+    }
+  )
+}
+
 /** Written down: one application, its first choices but for those given, and these operations with the first of all. */
 export const written = (app: Partial<AppChoice>, ops: ReadonlyArray<Partial<Op> & Pick<Op, "op">>): Program => ({
   host: { wake: "direct", yieldEvery: 0, workers: 1 },
   apps: [
     {
+      place: 0,
       workers: 1,
       scope: 0,
       isGuarded: 0,
