@@ -394,7 +394,12 @@ class ConnectionImpl implements Connection, Doorbell.Target {
 
   /** Rung by the other side: the only place, with `closing`, where a fiber that waits is woken. */
   onRing(): void {
-    if (this.readers.length > 0 && this.canRead()) this.wakeFirst(this.readers)
+    if (this.readers.length > 0) {
+      // Told of what it has read already: a writer in another thread publishes first and tells afterwards. It has to
+      // tell again of whatever comes next.
+      if (!this.canRead()) this.rx.unsetEvent()
+      if (this.canRead()) this.wakeFirst(this.readers)
+    }
     if (this.writers.length > 0 && this.canWrite()) this.wakeFirst(this.writers)
   }
 

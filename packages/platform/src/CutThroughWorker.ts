@@ -112,12 +112,15 @@ const attempt = Effect.fnUntraced(function* (
   const attaching = Scope.provide(
     Guest.make(port1, options, () => Deferred.doneUnsafe(answered, Exit.void)),
     scope
+  ).pipe(
+    // A port that is closed without an answer is no answer: the host may not be there yet.
+    Effect.catch((error) => (Deferred.isDoneUnsafe(answered) ? Effect.fail(error) : Effect.never))
   )
   const giveUp = Effect.raceFirst(
-    Effect.as(Effect.sleep(wait), undefined),
+    Effect.as(Effect.sleep(wait), Effect.undefined),
     // Once it has answered there is an answer to wait for, however long it takes.
-    Effect.andThen(Deferred.await(answered), Effect.never)
-  )
+    Effect.as(Deferred.await(answered), Effect.never)
+  ).pipe(Effect.flatten)
   call(name, hostThread, port2)
   return yield* Effect.raceFirst(attaching, giveUp).pipe(
     Effect.onExit((exit) =>

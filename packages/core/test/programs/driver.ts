@@ -8,6 +8,7 @@ import type { Segment } from "@cut-through/core/segment/SegmentManager"
 import type { AppEvent } from "@cut-through/core/session/AppEvent"
 import type { Session } from "@cut-through/core/session/Session"
 import { SessionLayer } from "@cut-through/core/session/SessionLayer"
+import { SessionError } from "@cut-through/core/SessionError"
 import * as Sessions from "@cut-through/core/Sessions"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -17,7 +18,7 @@ import * as Stream from "effect/Stream"
 import { pattern, reasonOf } from "../fixtures.ts"
 import type { Host } from "./host.ts"
 import * as Model from "./model.ts"
-import type { AppChoice, Op, Program } from "./program.ts"
+import type { AppChoice, Op, OpName, Program } from "./program.ts"
 
 const UNIT = 4096
 
@@ -63,6 +64,26 @@ const SCOPES = ["both", "local", "global"] as const
 
 const MOST_WAITING = 2
 
+/** What can be done at the same time in different threads, and comes to what it would come to one after the other. */
+const CONTROLS: ReadonlySet<Model.Step["op"]> = new Set([
+  "attach",
+  "detach",
+  "listen",
+  "unlisten",
+  "connect",
+  "accept",
+  "request",
+  "say yes",
+  "say no",
+  "close",
+  "reset"
+] as const)
+
+const TOGETHER: ReadonlySet<OpName> = new Set([...CONTROLS, "kill", "write"] as ReadonlyArray<OpName>)
+
+/** What can be interrupted in another thread at any time, and has then happened or not. */
+const INTERRUPTIBLE: ReadonlySet<Model.Step["op"]> = new Set(["connect", "accept", "request", "read", "write"] as const)
+
 const pick = <A>(values: ReadonlyArray<A>, n: number): A => values[n % values.length]
 
 /** Those that are there, or those that are not any more and still have a thread. */
@@ -70,6 +91,24 @@ const reachable = <A extends { readonly app: App; readonly isOpen: boolean }>(
   values: ReadonlyArray<A>,
   isLate = false
 ): ReadonlyArray<A> => values.filter(({ app, isOpen }) => isOpen !== isLate && !app.isLost)
+
+/** Both, each in its order. */
+const interleavings = <A>(these: ReadonlyArray<A>, those: ReadonlyArray<A>): ReadonlyArray<ReadonlyArray<A>> => {
+  if (these.length === 0) return [those]
+  if (those.length === 0) return [these]
+  return [
+    ...interleavings(these.slice(1), those).map((rest) => [these[0], ...rest]),
+    ...interleavings(these, those.slice(1)).map((rest) => [those[0], ...rest])
+  ]
+}
+
+/** The orders in which these may happen that were begun together. */
+const mergesOf = (these: Course, those: Course): ReadonlyArray<Course> => {
+  // What a thread does that is about to die, it does before that.
+  if (these[0].op === "write") return [[...these, ...those]]
+  if (those[0].op === "write") return [[...those, ...these]]
+  return interleavings(these, those)
+}
 
 /** In each order. */
 const permutations = <A>(values: ReadonlyArray<A>): ReadonlyArray<ReadonlyArray<A>> =>
@@ -125,7 +164,15 @@ interface Rule {
   isOpen: boolean
 }
 
+interface Begun {
+  readonly steps: Course
+  readonly orders: ReadonlyArray<Course>
+}
+
+type Course = ReadonlyArray<Model.Step>
+
 interface Running {
+  readonly step: Model.Step
   readonly fiber: Fiber.Fiber<unknown, unknown>
   /** What has come of it. */
   readonly onEnd: (exit: Exit.Exit<any, unknown>) => Partial<Model.Ended> | void
@@ -171,11 +218,29 @@ class Driver {
   /** All of it; then everything is closed, and nothing is left. */
   run(): Effect.Effect<void> {
     return Effect.gen({ self: this }, function* () {
+      // Some come and go before anybody has looked.
+      const names = this.host.layer.changes.subscribeWith(({ session }) => void this.nameOf(session))
+      if (this.host.isConcurrent) yield* Scope.provide(names, this.events)
       for (const slot of this.program.apps.keys()) yield* this.attach(slot, slot, 0)
-      for (const [index, op] of this.program.ops.entries()) {
-        const next = this.program.ops[index + 1]
-        this.hurry = next?.op === "interrupt" && next.a > 2 && this.host.isPrompt ? next : undefined
-        yield* this.perform(op)
+      const { ops } = this.program
+      const { isConcurrent, isPrompt } = this.host
+      for (let at = 0; at < ops.length; at++) {
+        const next = ops.at(at + 1)
+        if (ops[at].op === "together") {
+          const others = ops.slice(at + 1, at + 3)
+          this.isGathering = isConcurrent && others.length === 2 && others.every(({ op }) => TOGETHER.has(op))
+          continue
+        }
+        const isHurried = next?.op === "interrupt" && next.a > 2 && (isPrompt || isConcurrent)
+        this.hurry = isHurried && !this.isGathering ? next : undefined
+        yield* this.perform(ops[at])
+        this.isGathering = false
+        if (this.begun.length === 0) continue
+        // The first of two that go together: they are as far apart as it comes.
+        yield* this.host.nudge(next!.c)
+        yield* this.perform(next!)
+        yield* this.conclude()
+        at++
       }
       yield* this.finish()
     })
@@ -238,6 +303,8 @@ class Driver {
         return this.advance(pick([10_000, 1000, 5000, 20_000], b))
       case "kill":
         return this.kill(b)
+      case "together":
+        return Effect.void
     }
   }
 
@@ -257,7 +324,8 @@ class Driver {
   }
 
   private attach(slot: number, which: number, how: number): Effect.Effect<void> {
-    if (this.slots[slot]?.isOpen === true) return Effect.void
+    if (this.slots[slot]?.isOpen === true || this.attaching.has(slot)) return Effect.void
+    this.attaching.add(slot)
     const id = this.nextApp++
     const choice = pick(this.program.apps, which)
     const options = toOptions(`a${id}`, choice, how, choice.place % this.host.places)
@@ -287,6 +355,7 @@ class Driver {
     })
     const step: Model.Step = { id: this.nextId++, op: "attach", app: id, options }
     return this.does(step, Scope.provide(attaching, scope), (exit) => {
+      this.attaching.delete(slot)
       if (Exit.isFailure(exit)) return
       const { face, pull } = exit.value
       const log = new EventLog(options.name)
@@ -295,19 +364,32 @@ class Driver {
       this.apps.push(app)
       if (pull === undefined) return
       // A stream subscribes when it is pulled from; nobody is to wait there when the first event comes.
-      this.firstPull = host.run(pull)
+      this.firstPulls.push(host.run(pull))
     })
   }
+
+  private readonly attaching = new Set<number>()
+
+  /** Whether the next two operations go together, if they can. */
+  private isGathering = false
+
+  /** What was begun and has not come to rest, and in which orders its steps may happen. */
+  private begun: Array<Begun> = []
 
   /** An interruption that follows before all has come to rest. */
   private hurry: Op | undefined = undefined
 
-  private firstPull: Fiber.Fiber<unknown, unknown> | undefined = undefined
+  private readonly firstPulls: Array<Fiber.Fiber<unknown, unknown>> = []
 
   private detach(app: App): Effect.Effect<void> {
     app.isOpen = false
     for (const binding of this.bindings) if (binding.app === app) binding.isOpen = false
-    return this.does({ id: this.nextId++, op: "detach", app: app.id }, Scope.close(app.scope, Exit.void))
+    const step: Model.Step = { id: this.nextId++, op: "detach", app: app.id }
+    const detaching = Scope.close(app.scope, Exit.void)
+    const act = () => void this.running.set(step.id, { step, fiber: this.host.run(detaching), onEnd: () => {} })
+    // In another thread it does so in two steps, and others may come in between.
+    const leaving: Model.Step = { id: step.id, op: "leave", app: app.id }
+    return this.observes([step], act, [app.options.place > 0 ? [leaving, step] : [step]])
   }
 
   /** A thread dies, with all who live there. */
@@ -370,7 +452,7 @@ class Driver {
 
   private connect(app: App, which: number, how: number): Effect.Effect<void> {
     // More than two could come in more orders than the model tries.
-    if (this.models[0].waitingForMemory >= MOST_WAITING) return Effect.void
+    if (this.models[0].waitingForMemory + this.begun.length >= MOST_WAITING) return Effect.void
     const { host, port } = this.dial(which, how)
     const worker = Math.floor(how / 2) % app.options.workers
     const scope = Scope.makeUnsafe()
@@ -586,27 +668,49 @@ class Driver {
     effect: Effect.Effect<A, E>,
     onEnd: Running["onEnd"] = () => {}
   ): Effect.Effect<void> {
-    return this.observes([step], () => void this.running.set(step.id, { fiber: this.host.run(effect), onEnd }))
+    return this.observes([step], () => void this.running.set(step.id, { step, fiber: this.host.run(effect), onEnd }))
   }
 
-  private observes(
-    steps: ReadonlyArray<Model.Step>,
-    act: () => void,
-    orders: ReadonlyArray<ReadonlyArray<Model.Step>> = [steps]
-  ): Effect.Effect<void> {
+  private observes(steps: Course, act: () => void, orders: ReadonlyArray<Course> = [steps]): Effect.Effect<void> {
     return Effect.gen({ self: this }, function* () {
+      if (this.begun.some((other) => !this.goTogether(other.steps[0], steps[0]))) yield* this.conclude()
       this.trace.push(...steps)
       act()
-      const courses = steps.length === 1 ? yield* this.interruptNow(steps[0]) : orders
+      this.begun.push({ steps, orders })
+      if (this.isGathering) this.isGathering = false
+      else if (this.begun.length === 1) yield* this.conclude(yield* this.interruptNow(steps[0]))
+    })
+  }
+
+  /** Lets all that was begun come to rest, and looks at what has become of it. */
+  private conclude(additional?: ReadonlyArray<Course>): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function* () {
+      const [one, other] = this.begun.splice(0)
+      if (one === undefined) return
+      const courses =
+        additional ??
+        (other === undefined
+          ? one.orders
+          : one.orders.flatMap((these) => other.orders.flatMap((those) => mergesOf(these, those))))
       yield* this.host.settle
       const ended = this.collect()
-      if (this.firstPull !== undefined) {
+      if (this.firstPulls.length > 0) {
         yield* this.host.settle
-        this.host.interrupt(this.firstPull)
-        this.firstPull = undefined
+        for (const pulling of this.firstPulls.splice(0)) this.host.interrupt(pulling)
         yield* this.host.settle
       }
+      for (const [id, { outcome }] of ended) {
+        const step = this.trace.find((x) => x.id === id)!
+        let pl = 0
+        try { pl = this.placeOf(step) } catch {}
+        const k = `${step.op} @${pl > 0 ? "thread" : "host"} ${outcome.split(" ")[0]}`
+        const st = ((globalThis as any).STATS ??= {})
+        st[k] = (st[k] ?? 0) + 1
+      }
+      if (other !== undefined) { const st = ((globalThis as any).STATS ??= {}); const k = "TOGETHER " + [one.steps[0].op, other.steps[0].op].sort().join("+"); st[k] = (st[k] ?? 0) + 1 }
+      if (additional !== undefined) { const st = ((globalThis as any).STATS ??= {}); const k = "HURRY " + additional.at(-1)!.map((x) => x.op).join(); st[k] = (st[k] ?? 0) + 1 }
       this.models = successors(this.models, courses, this.look(ended))
+      { const st = ((globalThis as any).STATS ??= {}); const k = "MODELS " + this.models.length; st[k] = (st[k] ?? 0) + 1 }
     }).pipe(
       Effect.catchDefect((defect) => {
         const message = defect instanceof Error ? defect.message : String(defect)
@@ -616,33 +720,73 @@ class Driver {
     )
   }
 
+  /** Whether these two can be under way at once, so that the model knows what may come of them. */
+  private goTogether(one: Model.Step, other: Model.Step): boolean {
+    if (one.op === "kill" && other.op === "kill") return false
+    if (this.models[0].waitingForMemory > 0) return false
+    const [kill, rest] = one.op === "kill" ? [one, other] : [other, one]
+    if (kill.op !== "kill") return CONTROLS.has(one.op) && CONTROLS.has(other.op)
+    const isThere = this.placeOf(rest) === this.placeOf(kill)
+    return isThere ? rest.op === "write" : CONTROLS.has(rest.op)
+  }
+
+  /** The thread in which a step is done. */
+  private placeOf(step: Model.Step): number {
+    const app = (id: number) => this.apps.find((app) => app.id === id)!.options.place
+    switch (step.op) {
+      case "attach":
+        return step.options.place
+      case "detach":
+      case "kill":
+      case "connect":
+      case "listen":
+        return app(step.app)
+      case "accept":
+      case "request":
+      case "unlisten":
+        return this.bindings.find(({ id }) => id === step.binding)!.app.options.place
+      case "say yes":
+      case "say no":
+        return this.requests.find(({ id }) => id === step.request)!.app.options.place
+      case "read":
+      case "write":
+      case "end":
+      case "close":
+      case "reset":
+        return this.held.get(`${step.side}:${step.port}`)!.app.options.place
+      default:
+        return 0
+    }
+  }
+
   /** Interrupts somebody while the step is under way, if that is what comes next; returns the courses it may take. */
-  private interruptNow(step: Model.Step): Effect.Effect<ReadonlyArray<ReadonlyArray<Model.Step>>> {
+  private interruptNow(step: Model.Step): Effect.Effect<ReadonlyArray<Course> | undefined> {
     return Effect.gen({ self: this }, function* () {
       const { hurry } = this
       this.hurry = undefined
+      const { isConcurrent } = this.host
       const found = hurry && pick([...this.running], hurry.b)
-      if (hurry === undefined || found === undefined) return [[step]]
-      const [target, { fiber }] = found
+      if (hurry === undefined || found === undefined || step.op === "kill") return undefined
+      const [target, { fiber, step: what }] = found
       // Of two that wait to write, nobody could tell whose the bytes are that come now.
-      if (this.models.some((model) => model.isFollowed(target))) return [[step]]
+      if (this.models.some((model) => model.isFollowed(target))) return undefined
+      if (isConcurrent && !INTERRUPTIBLE.has(what.op)) return undefined
       const interruption: Model.Step = { id: this.nextId++, op: "interrupt", target, isAtRest: false }
       this.trace.push(interruption)
       yield* this.host.nudge(hurry.c)
       // It may be that nobody sees them later.
       for (const session of this.host.layer.connections.sessions()) this.nameOf(session)
       this.host.interrupt(fiber)
-      const discard: Model.Step = { id: interruption.id, op: "discard", target }
-      return target === step.id
-        ? [
-            [step, interruption],
-            [step, discard]
-          ]
-        : [
-            [step, interruption],
-            [interruption, step],
-            [step, discard]
-          ]
+      // In another thread, a connection that comes too late for one is for the next who asks.
+      const isKept = (what.op === "accept" || what.op === "request") && this.placeOf(what) > 0
+      const late: Model.Step = { id: interruption.id, op: isKept ? "keep" : "discard", target }
+      const courses = [
+        [step, interruption],
+        [step, late]
+      ]
+      if (target !== step.id) courses.push([interruption, step])
+      if (isConcurrent) courses.push([step])
+      return courses
     })
   }
 
@@ -653,7 +797,7 @@ class Driver {
       const exit = fiber.pollUnsafe()
       if (exit === undefined) continue
       this.running.delete(id)
-      ended.set(id, { outcome: reasonOf(exit), ...onEnd(exit) })
+      ended.set(id, { outcome: reasonOf(exit), received: receivedOf(exit), ...onEnd(exit) })
     }
     return ended
   }
@@ -759,6 +903,14 @@ const successors = (
   }
   if (found.size === 0) throw mismatch
   return [...found.values()]
+}
+
+/** What an error says of how much has arrived. */
+const receivedOf = (exit: Exit.Exit<unknown, unknown>): number | undefined => {
+  const reason = Exit.isFailure(exit) ? exit.cause.reasons[0] : undefined
+  if (reason?._tag !== "Fail" || !(reason.error instanceof SessionError)) return undefined
+  const why = reason.error.reason
+  return "bytesReceived" in why ? why.bytesReceived : undefined
 }
 
 const finite = (limit: number): number | undefined => (limit === Infinity ? undefined : limit)

@@ -48,6 +48,8 @@ export interface Host {
   readonly settle: Effect.Effect<void>
   /** Whether nobody stops between two steps of his own, so that what is interrupted has either happened or not. */
   readonly isPrompt: boolean
+  /** Whether there are several threads, so that what is begun at the same time may happen in any order. */
+  readonly isConcurrent: boolean
   /** Lets those who have something to do begin with it, this many of them. */
   readonly nudge: (count: number) => Effect.Effect<void>
   /** Lets time pass, and everybody do what it was time for. */
@@ -184,6 +186,7 @@ export const makeHost = (options: HostOptions, attach: Attach): Host => {
     interrupt: (fiber) => fiber.interruptUnsafe(),
     kill: () => assert.fail("the thread of the session layer cannot be killed"),
     isPrompt: options.yieldEvery === 0,
+    isConcurrent: false,
     nudge: (count) =>
       Effect.sync(() => withoutStacks(() => void Array.from({ length: count }, () => scheduler.step()))),
     settle: Effect.sync(() => runAll()),

@@ -92,6 +92,10 @@ export type Step = { readonly id: number } & (
   | { readonly op: "reset"; readonly port: number; readonly side: SideName }
   /** At rest, or while something is under way. */
   | { readonly op: "interrupt"; readonly target: number; readonly isAtRest: boolean }
+  /** Breaks off all that it has in hand: the first step of detaching in another thread. */
+  | { readonly op: "leave"; readonly app: number }
+  /** Who waited was given something and interrupted before it was there: the next one who asks gets it. */
+  | { readonly op: "keep"; readonly target: number }
   /** Who waited was given something and interrupted before it had it in hand. */
   | { readonly op: "discard"; readonly target: number }
   | { readonly op: "add rule"; readonly rule: number; readonly options: RuleOptions }
@@ -114,6 +118,8 @@ export interface Ended {
   readonly outcome: string
   readonly bytes?: Uint8Array | undefined
   readonly events?: ReadonlyArray<string> | undefined
+  /** Bytes that had arrived when it failed. */
+  readonly received?: number | undefined
 }
 
 export interface SeenSession {
@@ -201,6 +207,14 @@ interface BindingState {
   waiting: Array<number>
   /** Who waits for one, oldest first. */
   accepters: Array<Accepter>
+  /** Those that came for somebody who had given up in another thread. */
+  kept: Array<Kept>
+}
+
+interface Kept {
+  readonly port: number
+  readonly isRequest: boolean
+  readonly isReady: boolean
 }
 
 interface Accepter {
@@ -322,6 +336,9 @@ interface State {
 
 const FIRST_PORT = 49152
 
+/** How what waits at one end may end when both are closed. */
+const CLOSINGS = ["Closed", "Reset", "Done", "BrokenPipe", "PeerDied"]
+
 /** How everything ends that was asked of an application whose thread has died. */
 const DEAD = "Die"
 
@@ -372,6 +389,8 @@ export class Model {
   private readonly s: State
   /** What the operations that end in this step end with. Those in a pipe are looked at there. */
   private outcomes = new Map<number, string>()
+  /** How much those had received that end with an error which says so. */
+  private received = new Map<number, number>()
   /** Who was woken in `accept` or `request` and looks later. */
   private woken: Array<{ readonly binding: number; readonly accepter: Accepter }> = []
   private isAcceptedLater = false
@@ -448,11 +467,29 @@ export class Model {
   /** Does the steps, and throws a `Mismatch` where that is not what was seen. */
   step(steps: ReadonlyArray<Step>, seen: Seen, order: Order): void {
     this.outcomes = new Map()
+    this.received = new Map()
     this.isAcceptedLater = order.isAcceptedLater
     for (const segment of Object.values(this.s.segments)) {
       segment.units = segment.seen === 0 ? Infinity : seen.unitsBefore(segment.seen)
     }
+    const dead = steps.flatMap((step) => (step.op === "kill" ? [step.app] : []))
+    const lost = this.pendingOf(dead)
+    const waiting = steps.length > 1 ? this.waitingAtBothEnds() : []
     for (const step of steps) this.perform(step, seen, order)
+    // Whatever came of it, nobody there is left to hear that.
+    for (const id of lost) this.ends(id, DEAD)
+    for (const step of dead.length > 0 ? steps : []) {
+      if (step.op === "write" && dead.includes(this.s.connections[step.port][step.side].app)) {
+        this.ends(step.id, `${DEAD} or success`)
+      }
+    }
+    // Whose two ends are closed at the same time hears of the one or of the other, whichever the session layer hears first.
+    for (const [port, ids] of waiting) {
+      for (const id of this.isOver(port) ? ids : []) {
+        const [outcome] = (this.outcomes.get(id) ?? "").split(" or ")
+        if (CLOSINGS.includes(outcome)) this.ends(id, CLOSINGS.join(" or "))
+      }
+    }
     for (const { accepter, binding } of this.woken.splice(0)) this.look(binding, accepter)
     this.nameSegments(seen)
     for (const port of this.s.live) {
@@ -472,6 +509,8 @@ export class Model {
         return this.attach(step)
       case "detach":
         return this.detach(step)
+      case "leave":
+        return this.leaveHands(step.app)
       case "kill":
         return this.kill(step)
       case "listen":
@@ -503,6 +542,8 @@ export class Model {
         return this.interrupt(step.target, step.isAtRest)
       case "discard":
         return this.discard(step.target)
+      case "keep":
+        return this.keep(step.target)
       case "add rule":
         return this.addRule(step)
       case "remove rule":
@@ -521,6 +562,46 @@ export class Model {
     }
   }
 
+  private isOver(port: number): boolean {
+    const { client, server } = this.s.connections[port]
+    return client.state === "gone" && server.state === "gone"
+  }
+
+  /** Who waits at connections of which neither end is closed. */
+  private waitingAtBothEnds(): ReadonlyArray<readonly [port: number, ids: ReadonlyArray<number>]> {
+    const { connections, live } = this.s
+    return live
+      .filter((port) =>
+        sides.every(
+          (side) => connections[port][side].state === "ready" || connections[port][side].state === "transport-closing"
+        )
+      )
+      .map((port) => {
+        const { toClient, toServer } = connections[port]
+        const ids = [toClient, toServer].flatMap(({ reads, writes }) => [...reads, ...writes].map(({ id }) => id))
+        return [port, ids] as const
+      })
+  }
+
+  /** What these applications wait for. */
+  private pendingOf(apps: ReadonlyArray<number>): ReadonlyArray<number> {
+    if (apps.length === 0) return []
+    const { bindings, connections, connects, live, open } = this.s
+    const found: Array<number> = []
+    for (const port of open) if (apps.includes(connects[port].app)) found.push(connects[port].id)
+    for (const { accepters, app } of Object.values(bindings)) {
+      if (apps.includes(app)) found.push(...accepters.map(({ id }) => id))
+    }
+    for (const port of live) {
+      for (const side of sides) {
+        if (!apps.includes(connections[port][side].app)) continue
+        const { rx, tx } = this.pipes(connections[port], side)
+        found.push(...[...rx.reads, ...tx.writes].map(({ id }) => id))
+      }
+    }
+    return found
+  }
+
   private ends(id: number, outcome: string): void {
     this.outcomes.set(id, outcome)
     const at = this.s.pending.indexOf(id)
@@ -529,6 +610,15 @@ export class Model {
 
   private endAll(those: ReadonlyArray<{ readonly id: number; readonly isOver?: boolean }>, outcome: string): void {
     for (const { id, isOver } of those) if (isOver !== true) this.ends(id, outcome)
+  }
+
+  /** Ends what waits at one end, with an error that says how much that has received. */
+  private breakOff(connection: ConnectionState, side: SideName, outcome: string): void {
+    const { rx, tx } = this.pipes(connection, side)
+    for (const waiting of [rx.reads.splice(0), tx.writes.splice(0)]) {
+      this.endAll(waiting, outcome)
+      for (const { id } of waiting) this.received.set(id, rx.read)
+    }
   }
 
   private tell(app: AppState, event: string): void {
@@ -570,13 +660,7 @@ export class Model {
         const { client, server } = connections[port]
         if (client.app === app && server.app === app) this.closeBoth(connections[port])
       }
-      // In another thread it breaks off what it has in hand before it says that it leaves.
-      for (const port of it.place > 0 ? live : []) {
-        for (const side of sides) {
-          const { isUnaccepted } = connections[port]
-          if (connections[port][side].app === app && !(side === "server" && isUnaccepted)) this.close(port, side, true)
-        }
-      }
+      if (it.place > 0) this.leaveHands(app)
       for (const [binding, { app: owner }] of Object.entries(bindings)) {
         if (owner === app) this.unlisten(Number(binding))
       }
@@ -589,6 +673,19 @@ export class Model {
     this.ends(id, "success")
   }
 
+  /** In another thread an application breaks off what it has in hand before it says that it leaves. */
+  private leaveHands(app: number): void {
+    const { connections, live } = this.s
+    for (const port of live) {
+      const connection = connections[port]
+      if (connection.client.app === app && connection.server.app === app) this.closeBoth(connection)
+      for (const side of sides) {
+        if (connection[side].app === app && !(side === "server" && connection.isUnaccepted))
+          this.close(port, side, true)
+      }
+    }
+  }
+
   /**
    * Nobody waits any more who was there, and what they ask for ends with it; its peers have what it had published, and
    * then nothing more; then nobody new comes in.
@@ -596,17 +693,9 @@ export class Model {
   private kill({ app }: Extract<Step, { op: "kill" }>): void {
     const { bindings, connections, connects, live, open, segments } = this.s
     const it = this.s.apps[app]
-    for (const port of open.slice()) {
-      const { app: client, id } = connects[port]
-      if (client !== app) continue
-      this.cancel(port, "Closed")
-      this.ends(id, DEAD)
-    }
+    for (const port of open.slice()) if (connects[port].app === app) this.cancel(port, "Closed")
     it.isAttached = false
     it.isDead = true
-    for (const binding of Object.values(bindings)) {
-      if (binding.app === app) this.endAll(binding.accepters.splice(0), DEAD)
-    }
     for (const segment of Object.values(segments)) {
       const isServer = this.s.servers[segment.server].app === app
       const isClient = segment.client.startsWith(`${it.name}/`)
@@ -704,7 +793,7 @@ export class Model {
       this.s.listeners[listener].servers.push(this.s.servers.length)
       this.s.servers.push({ listener, app, worker, binding })
     }
-    this.s.bindings[binding] = { app, listener, limit: backlog, isOpen: true, waiting: [], accepters: [] }
+    this.s.bindings[binding] = { app, listener, limit: backlog, isOpen: true, waiting: [], accepters: [], kept: [] }
     this.ends(id, `success ${port}`)
   }
 
@@ -718,6 +807,7 @@ export class Model {
     listener.isOpen = listener.servers.length > 0
     this.stopLingering(({ server }) => this.s.servers[server].binding === binding)
     for (const { id } of it.accepters.splice(0)) this.ends(id, "Closed")
+    for (const { port } of it.kept.splice(0)) this.close(port, "server", true)
     for (const port of it.waiting.slice()) this.close(port, "server", true)
   }
 
@@ -920,8 +1010,19 @@ export class Model {
     if (this.s.listeners[listener].approval === "listener") this.establish(port)
     const queue = this.s.bindings[binding]
     queue.waiting.push(port)
-    const accepter = queue.accepters.shift()
+    const accepter = this.nextAccepter(queue, port, seen)
     if (accepter !== undefined) this.wake(binding, accepter)
+  }
+
+  /**
+   * Who has waited longest. In another thread that is known of those who accept and of those who request: who comes first
+   * of the two may have changed when somebody gave up, or came when a connection was on its way.
+   */
+  private nextAccepter({ accepters, app }: BindingState, port: number, seen: Seen): Accepter | undefined {
+    const isServed = ({ id }: Accepter) => seen.ended.get(id)?.outcome === `success ${port}`
+    const firsts = [true, false].map((kind) => accepters.findIndex(({ isRequest }) => isRequest === kind))
+    const served = this.s.apps[app].place > 0 ? firsts.find((at) => at >= 0 && isServed(accepters[at])) : undefined
+    return accepters.splice(served ?? 0, 1)[0]
   }
 
   private wake(binding: number, accepter: Accepter): void {
@@ -955,6 +1056,12 @@ export class Model {
     const queue = this.s.bindings[binding]
     if (!queue.isOpen) return this.ends(id, "Closed")
     const accepter = { id, isRequest: op === "request" }
+    const at = queue.kept.findIndex(({ isRequest }) => isRequest === accepter.isRequest)
+    if (at >= 0) {
+      const [{ isReady, port }] = queue.kept.splice(at, 1)
+      if (accepter.isRequest) this.s.requests[id] = { port, isReady, answer: "none" }
+      return this.ends(id, `success ${port}`)
+    }
     if (this.serve(binding, accepter)) return
     queue.accepters.push(accepter)
     this.s.pending.push(id)
@@ -1035,6 +1142,22 @@ export class Model {
     else if (port in this.s.connections) {
       this.close(port, this.s.connects[port].id === target ? "client" : "server", true)
     }
+    this.ends(target, "Interrupt")
+  }
+
+  /** What it was given has come to its thread, and is there for the next one who asks for the like of it. */
+  private keep(target: number): void {
+    const port = Number(this.outcomes.get(target)?.split(" ")[1])
+    const { connections, requests } = this.s
+    if (!(port in connections)) return
+    const request = requests[target]
+    delete requests[target]
+    const { binding } = this.s.servers[this.s.connects[port].server]
+    this.s.bindings[binding].kept.push({
+      port,
+      isRequest: request !== undefined,
+      isReady: request?.isReady ?? true
+    })
     this.ends(target, "Interrupt")
   }
 
@@ -1240,6 +1363,7 @@ export class Model {
     const connection = this.s.connections[port]
     if (connection[side].state === "gone") return this.ends(id, "Closed")
     const { rx, tx } = this.pipes(connection, side)
+    this.received.set(id, rx.read)
     if (step.op === "write") {
       const isBehind = tx.writes.length > 0
       if (!isBehind && tx.isReset) return this.ends(id, "Reset")
@@ -1296,11 +1420,9 @@ export class Model {
       this.tell(this.s.apps[peer.app], `${breaks ? "Reset" : "Disconnected"} ${name} ${end}:${port}`)
     }
     if (breaks) {
-      for (const pipe of [rx, tx]) {
-        pipe.isReset = true
-        this.endAll(pipe.reads.splice(0), "Reset")
-        this.endAll(pipe.writes.splice(0), "Reset")
-      }
+      rx.isReset = true
+      tx.isReset = true
+      this.breakOff(connection, side === "client" ? "server" : "client", "Reset")
       this.s.reset++
     } else {
       this.endPipe(tx)
@@ -1326,7 +1448,11 @@ export class Model {
     const { rx, tx } = this.pipes(connection, side)
     if (side === "server") this.unqueue(port, connection)
     this.endAll(rx.reads.splice(0), DEAD)
-    this.endAll(tx.writes.splice(0), DEAD)
+    // What it was about to write may be there, in part or as a whole.
+    for (const write of tx.writes) {
+      this.ends(write.id, DEAD)
+      write.isOver = true
+    }
     if (it.state === "accepting") {
       this.release(connection, "client")
       this.answer(port, "Refused")
@@ -1337,9 +1463,8 @@ export class Model {
       const end = side === "client" ? "server" : "client"
       this.tell(this.s.apps[peer.app], `Reset ${this.workerName(peer.app, peer.worker)} ${end}:${port}`)
     }
-    // Who waits to read has read all there is.
-    this.endAll(tx.reads.splice(0), "PeerDied")
-    this.endAll(rx.writes.splice(0), "PeerDied")
+    this.endAll(rx.writes, "PeerDied")
+    for (const { id } of rx.writes.splice(0)) this.received.set(id, tx.read)
     tx.isGone = true
     rx.isGone = true
     this.s.reset++
@@ -1349,11 +1474,8 @@ export class Model {
   }
 
   /** Whose both ends close at once hears of the one or of the other. */
-  private closeBoth({ toClient, toServer }: ConnectionState): void {
-    for (const { reads, writes } of [toClient, toServer]) {
-      this.endAll(reads.splice(0), "Closed or Reset")
-      this.endAll(writes.splice(0), "Closed or Reset")
-    }
+  private closeBoth(connection: ConnectionState): void {
+    for (const side of sides) this.breakOff(connection, side, "Closed or Reset")
   }
 
   // ---------------------------------------------------------------------------
@@ -1387,7 +1509,7 @@ export class Model {
     while (pipe.reads.length > 0) {
       const [{ exact, id, length }] = pipe.reads
       const ended = seen.ended.get(id)
-      if (ended === undefined) break
+      if (ended === undefined || (pipe.isGone && ended.outcome === "PeerDied")) break
       check(ended.outcome === "success", () => `read ${id} of what ${name} writes has ended with ${ended.outcome}`)
       const bytes = ended.bytes!
       check(
@@ -1401,6 +1523,12 @@ export class Model {
     }
     check(pipe.read <= pipe.sent, () => `${pipe.read} bytes of ${name} were read, and only ${pipe.sent} written`)
     const used = pipe.sent - pipe.read
+    if (pipe.isGone && used === 0) {
+      for (const { id } of pipe.reads.splice(0)) {
+        this.ends(id, "PeerDied")
+        this.received.set(id, pipe.read)
+      }
+    }
     check(used <= pipe.size, () => `${used} bytes of ${name} are on their way, more than ${pipe.size}`)
     check(
       pipe.reads.length === 0 || used === 0,
@@ -1468,7 +1596,12 @@ export class Model {
   }
 
   private compare(seen: Seen): void {
-    for (const [id, { outcome }] of seen.ended) {
+    for (const [id, { outcome, received }] of seen.ended) {
+      const count = this.received.get(id)
+      check(
+        received === undefined || count === undefined || received === count,
+        () => `operation ${id} has ended with ${outcome} after ${received} bytes received, and not ${count}`
+      )
       const expected = this.outcomes.get(id)
       check(
         expected?.split(" or ").includes(outcome) === true,

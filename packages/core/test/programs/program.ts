@@ -43,7 +43,8 @@ const everything = {
   "add rule": 2,
   "remove rule": 1,
   "read events": 4,
-  kill: 0
+  kill: 0,
+  together: 0
 }
 
 export type OpName = keyof typeof everything
@@ -159,11 +160,11 @@ const elsewhere = { place: oneOf([1, 2, 0]) }
 export const threadKinds: { readonly [kind: string]: Arbitrary.Arbitrary<Program> } = {
   queues: programs(
     { ...plainApp, ...elsewhere },
-    { connect: 30, accept: 30, request: 12, interrupt: 24, memory: 0, "add rule": 0, kill: 1 }
+    { connect: 30, accept: 30, request: 12, interrupt: 24, memory: 0, "add rule": 0, kill: 1, together: 12 }
   ),
   bytes: programs(
     { ...plainApp, ...elsewhere },
-    { write: 30, read: 30, end: 6, interrupt: 12, memory: 0, "add rule": 0, attach: 0, kill: 1 }
+    { write: 30, read: 30, end: 6, interrupt: 12, memory: 0, "add rule": 0, attach: 0, kill: 1, together: 12 }
   ),
   memory: programs(
     { ...plainApp, ...elsewhere },
@@ -175,7 +176,8 @@ export const threadKinds: { readonly [kind: string]: Arbitrary.Arbitrary<Program
       advance: 4,
       close: 12,
       "add rule": 0,
-      kill: 1
+      kill: 1,
+      together: 12
     }
   ),
   limits: programs(
@@ -187,7 +189,8 @@ export const threadKinds: { readonly [kind: string]: Arbitrary.Arbitrary<Program
       "say no": 4,
       "read events": 8,
       "add rule": 0,
-      kill: 1
+      kill: 1,
+      together: 12
     }
   ),
   routes: programs(
@@ -199,7 +202,8 @@ export const threadKinds: { readonly [kind: string]: Arbitrary.Arbitrary<Program
       "add rule": 6,
       "remove rule": 3,
       attach: 3,
-      kill: 1
+      kill: 1,
+      together: 12
     }
   )
 }

@@ -130,6 +130,24 @@ describe("an application in another thread", () => {
         )
       )
 
+      it.effect("tells late of what was read already, and is heard the next time", () =>
+        test(
+          Effect.gen(function* () {
+            const { connection, session } = yield* connected
+            const reading = yield* Effect.forkChild(readExactly(connection, 20), { startImmediately: true })
+            // It stands between publishing and telling when something else rings.
+            session.tx.enqueueAll(pattern(10), 0, 10)
+            session.peerDoorbell.ring()
+            if (session.tx.setEvent()) session.peerDoorbell.ring()
+            session.tx.enqueueAll(pattern(10, 10), 0, 10)
+            if (session.tx.setEvent()) session.peerDoorbell.ring()
+            const bytes = reading.pollUnsafe()
+            assert.isDefined(bytes, "it was not told")
+            assert.strictEqual(misplaced(yield* Fiber.join(reading)), -1)
+          })
+        )
+      )
+
       it.effect("dies: what it had published is read, then comes PeerDied with the count", () =>
         test(
           Effect.gen(function* () {

@@ -43,8 +43,6 @@ const DIRECTION_WORDS = 64
  */
 export const BYTES: number = 2 * DIRECTION_WORDS * Int32Array.BYTES_PER_ELEMENT
 
-const NOBODY: ReadonlyArray<Target> = []
-
 /** The place of a word's lowest bit that is set. */
 const lowest = (bits: number): number => 31 - Math.clz32(bits & -bits)
 
@@ -87,7 +85,8 @@ export class Bell implements Source {
   private readonly heat: () => void
   /** For what `SharedWords` cannot do: wait and notify. */
   private readonly parking: Int32Array
-  private readonly targets: Array<ReadonlyArray<Target>> = new Array(SLOTS).fill(NOBODY)
+  /** Who is attached to each bit. */
+  private readonly targets: Array<ReadonlyArray<Target> | undefined> = new Array(SLOTS).fill(undefined)
   private isClosed = false
   /** A promise of `waitAsync` is outstanding. It cannot be taken back, so it serves one parking after the other. */
   private isAwaited = false
@@ -124,22 +123,22 @@ export class Bell implements Source {
   attach(slot: number, target: Target): void {
     if (this.isClosed) return
     const at = slot & (SLOTS - 1)
-    this.targets[at] = [...this.targets[at], target]
+    this.targets[at] = [...(this.targets[at] ?? []), target]
   }
 
   /** The target is not rung any more. */
   detach(slot: number, target: Target): void {
     const at = slot & (SLOTS - 1)
     // Another array, because `take` may be on its way through this one.
-    const left = this.targets[at].filter((other) => other !== target)
-    this.targets[at] = left.length === 0 ? NOBODY : left
+    const left = this.targets[at]?.filter((other) => other !== target)
+    this.targets[at] = left?.length === 0 ? undefined : left
   }
 
   /** Nobody rings nor is rung any more, and nothing is held; the poller still has to let go of it. */
   close(): void {
     if (this.isClosed) return
     this.isClosed = true
-    this.targets.fill(NOBODY)
+    this.targets.fill(undefined)
     this.unpark()
     if (this.isAwaited) Atomics.notify(this.parking, this.mine + PARKED)
   }
@@ -197,9 +196,10 @@ export class Bell implements Source {
 
   private dispatch(slot: number): void {
     const targets = this.targets[slot]
+    if (targets === undefined) return
     for (let i = 0; i < targets.length; i++) {
       // One before it may have detached it.
-      if (i > 0 && !this.targets[slot].includes(targets[i])) continue
+      if (i > 0 && !this.targets[slot]?.includes(targets[i])) continue
       try {
         targets[i].onRing()
       } catch (defect) {

@@ -299,8 +299,10 @@ class GuestImpl implements Source {
   /** Resets what is open, detaches, and closes the port. */
   get leave(): Effect.Effect<void> {
     return Effect.suspend(() => {
-      for (const session of [...this.sessions.values()]) session.reset()
-      // A host that has never answered would not answer now either.
+      for (const session of this.sessions.values()) session.reset()
+      const isWaiting = !this.isAttached && this.pending.size > 0
+      // A host that has not answered yet would not answer this either; but it may read both one day.
+      if (isWaiting) this.post({ _tag: "Detach", id: ++this.lastRequest })
       const detached =
         this.isClosed || !this.isAttached ? Effect.void : this.request<"Done">((id) => ({ _tag: "Detach", id }))
       return Effect.andThen(
@@ -320,7 +322,7 @@ class GuestImpl implements Source {
     const { poller } = this.services
     poller.remove(this)
     this.stopRenewing()
-    for (const session of [...this.sessions.values()]) {
+    for (const session of this.sessions.values()) {
       session.reset()
       session.closed()
     }
@@ -474,9 +476,10 @@ class Backlog {
     this.waiting.push(taken)
     this.balance()
     return () => {
-      const at = this.waiting.indexOf(taken)
-      if (at >= 0) this.waiting.splice(at, 1)
-      this.balance()
+      const place = this.waiting.indexOf(taken)
+      if (place < 0) return
+      this.waiting.splice(place, 1)
+      this.cancel(place)
     }
   }
 
@@ -487,12 +490,15 @@ class Backlog {
 
   private balance(): void {
     while (this.requests.size < this.waiting.length && !this.isClosed) this.ask()
-    for (const request of this.requests) {
-      if (this.requests.size <= this.waiting.length) break
-      this.requests.delete(request)
-      // It may have been answered already: then that is on its way, and somebody else's.
-      this.guest.post({ _tag: "Cancel", request })
-    }
+  }
+
+  /** Takes back the request of who was at this place, so that all others keep theirs in the line of the listener. */
+  private cancel(place: number): void {
+    if (this.requests.size <= this.waiting.length) return
+    const request = [...this.requests][place]
+    this.requests.delete(request)
+    // It may have been answered already: then that is on its way, and somebody else's.
+    this.guest.post({ _tag: "Cancel", request })
   }
 
   private ask(): void {
@@ -520,7 +526,7 @@ class Backlog {
     if (this.waiting.length === 0 && this.isClosed) return session.reset()
     if (this.waiting.length === 0) return void this.kept.push(session)
     this.waiting.shift()!(session)
-    this.balance()
+    this.cancel(0)
   }
 
   private ended(): void {
@@ -541,6 +547,8 @@ class GuestSession implements AppSession, Target {
   private readonly bell: Bell.Bell | undefined
   private current: State
   private isEnded = false
+  /** Keeps the thread running from when it closes until nothing of it is left. */
+  private hold: Hold | undefined = undefined
   private madeLocal: Endpoint.Endpoint | undefined = undefined
   private madeRemote: Endpoint.Endpoint | undefined = undefined
 
@@ -612,8 +620,9 @@ class GuestSession implements AppSession, Target {
     if (this.isEnded) return
     this.isEnded = true
     this.tx.end()
-    this.ringPeer()
+    // Before the ring: a peer in this thread goes on at once, and may make this side close.
     this.guest.post({ _tag: "HalfClose", session: this.id })
+    this.ringPeer()
   }
 
   approved(): void {
@@ -632,6 +641,7 @@ class GuestSession implements AppSession, Target {
   private closing(reset: boolean): void {
     if (this.isClosing) return
     this.current = "closing"
+    this.hold = new Hold(this.guest.services.keepAlive)
     this.doorbell.target = undefined
     this.owner?.onClosing()
     if (reset) {
@@ -655,11 +665,21 @@ class GuestSession implements AppSession, Target {
     else inside.delete(this.info.slot)
   }
 
+  private letGo(): void {
+    this.doorbell.target = undefined
+    this.owner?.onClosing()
+    this.leave()
+  }
+
   /** Nothing of it is left in the host either. */
   closed(): void {
+    const isOwn = this.isClosing
     this.current = "closed"
+    // It came when its application was on its way out, and the host has closed it with that.
+    if (!isOwn) this.letGo()
     this.guest.forget(this.id)
     this.onClosed?.()
+    this.hold?.unref()
   }
 
   format(): string {

@@ -66,7 +66,7 @@ export interface Stats {
   readonly mappings: number
   /** Messages that made no sense, of all guests there ever were. */
   readonly rejected: number
-  /** Guests that were lost: their thread has died, or left without detaching. */
+  /** Applications that were lost: their thread has died, or left without detaching. */
   readonly lost: number
 }
 
@@ -101,7 +101,8 @@ export const make = (layer: SessionLayer["Service"]): Effect.Effect<Host, never,
         Effect.sync(() => stopRenewing())
       )
     )
-    return host
+    // Functions of their own, not methods, because they are passed on.
+    return { accept: (port: MessagePort) => host.accept(port), stats: () => host.stats() }
   })
 
 class HostImpl implements Host {
@@ -580,10 +581,12 @@ class Guest implements AppThread, Source {
   private detach(id: number): void {
     const app = this.attached()
     this.hasLeft = true
-    this.answer(id, detach(this.host.layer, app), () => {
+    const fiber = this.answer(id, detach(this.host.layer, app), () => {
       this.app = undefined
       return { _tag: "Done", id }
     })
+    // Not when its port is seen to close: a thread that blocks from here on does not get to that.
+    fiber.addObserver(() => void this.host.run(this.leave()))
   }
 
   // ---------------------------------------------------------------------------
@@ -680,7 +683,7 @@ class Guest implements AppThread, Source {
       if (this.isGone) return Effect.void
       const { host } = this
       this.isGone = true
-      if (!this.hasLeft) host.lost++
+      if (this.app !== undefined && !this.hasLeft) host.lost++
       host.guests.delete(this)
       host.poller.remove(this)
       this.port.close()

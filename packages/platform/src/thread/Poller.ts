@@ -7,12 +7,12 @@
  * spin. When nothing has come for a while it parks, costs nothing, and is woken.
  *
  * **Crowded machines.** Without an idle core, a thread that looks keeps those
- * from running who would have something to tell. That shows: a spin takes far
- * longer than it can, because the thread did not run meanwhile, or it looks
- * until it parks and only then it is rung. What comes after a stalled spin is
- * nothing that looking has brought. When looking has been in vain several times,
- * the thread parks as soon as there is nothing to do, for a while that doubles
- * each time another attempt is in vain, too, and halves when one is not.
+ * from running who would have something to tell: it looks in vain, parks, and is
+ * rung then. Or a spin takes longer than it can, because the thread did not run
+ * meanwhile, and what it finds then is not its merit. So looking has to pay: it
+ * earns by what it finds, and loses by each time in vain. Without credit the
+ * thread parks as soon as there is nothing to do, for a while that doubles when
+ * the next attempt does not pay either, and halves when it does.
  *
  * @since 0.1.0
  */
@@ -87,18 +87,23 @@ export interface Poller {
  * @since 0.1.0
  */
 export interface Options {
-  /** Looks in a row that may find nothing before the event loop has its turn. Default 200: a microsecond. */
+  /**
+   * Looks in a row that may find nothing before the event loop has its turn. Default 1000: five
+   * microseconds, in which another thread answers what is easy to answer.
+   */
   readonly spin?: number | undefined
   /** When the event loop has its turn although there is still news. Default 100 microseconds. */
   readonly turn?: Duration.Input | undefined
   /**
-   * When it parks if nothing comes. Default 200 microseconds: a thread that has just been woken answers within that,
-   * and from then on both look.
+   * When it parks if nothing comes. Default 1 millisecond: a thread that has just been woken answers within that even
+   * where its core has to be woken too, and from then on both look.
    */
   readonly idle?: Duration.Input | undefined
-  /** What a spin takes beyond twice the usual if the thread did not run meanwhile. Default 5 microseconds. */
+  /** The same when it looks again for the first time after it has backed off. Default 8 milliseconds. */
+  readonly trial?: Duration.Input | undefined
+  /** What a spin takes beyond the usual if the thread did not run meanwhile. Default 5 microseconds. */
   readonly stall?: Duration.Input | undefined
-  /** How often looking has to be in vain (more often than not) before it backs off. Default 4. */
+  /** How often it may look in vain, each but for ten finds, before it backs off. Default 4. */
   readonly inVain?: number | undefined
   /** For how long it parks at once, the first time. Default 5 milliseconds. */
   readonly backOff?: Duration.Input | undefined
@@ -113,6 +118,12 @@ export interface Options {
   /** The same, but does not keep the event loop alive. */
   readonly scheduleUnref?: ((turn: () => void) => void) | undefined
 }
+
+/**
+ * What looking in vain costs, in finds. To be woken takes some twenty microseconds longer than to look at the right
+ * moment; to look in vain takes two hundred, during which whoever would answer may not have run.
+ */
+const VAIN = 10
 
 /** The clock is read once for so many takes: a reading costs a tenth of a short round trip. */
 const TAKES_PER_READING = 8
@@ -161,24 +172,26 @@ class PollerImpl implements Poller {
   private lastTurn = 0
   private lastRelease = 0
 
-  // Since it was unparked: was there traffic, has looking brought anything, and has there been a turn yet?
+  // Since it has last parked: was there traffic, how often has looking found some, and has there been a turn yet?
   private wasHot = false
-  private hasPaid = false
+  private finds = 0
   private isFirst = true
   /** How long a spin takes that finds nothing. */
   private usual = Infinity
-  private timesInVain = 0
-  /** Until then it parks at once. */
+  /** What finds have earned; looking in vain costs. Without credit it backs off: until then it parks at once. */
+  private credit: number
   private backOffUntil = 0
+  private isBackedOff = false
   private backOff = 0
-  /** It backed off, and has not found yet that looking pays again. */
+  /** It has not earned full credit since it backed off. */
   private isTrial = false
 
   private readonly spin: number
   private readonly mostTurn: number
   private readonly idle: number
+  private readonly trial: number
   private readonly stall: number
-  private readonly inVain: number
+  private readonly mostCredit: number
   private readonly backOffLeast: number
   private readonly backOffMost: number
   private readonly release: number
@@ -187,11 +200,12 @@ class PollerImpl implements Poller {
   private readonly scheduleUnref: (turn: () => void) => void
 
   constructor(options: Options) {
-    this.spin = options.spin ?? 200
+    this.spin = options.spin ?? 1000
     this.mostTurn = Duration.toMillis(options.turn ?? "100 micros")
-    this.idle = Duration.toMillis(options.idle ?? "200 micros")
+    this.idle = Duration.toMillis(options.idle ?? "1 millis")
+    this.trial = Duration.toMillis(options.trial ?? "8 millis")
     this.stall = Duration.toMillis(options.stall ?? "5 micros")
-    this.inVain = options.inVain ?? 4
+    this.credit = this.mostCredit = VAIN * (options.inVain ?? 4)
     this.backOffLeast = Duration.toMillis(options.backOff ?? "5 millis")
     this.backOffMost = Duration.toMillis(options.backOffMost ?? "100 millis")
     this.release = Duration.toMillis(options.release ?? "5 millis")
@@ -232,10 +246,11 @@ class PollerImpl implements Poller {
     const start = this.now()
     // Also what cannot say beforehand whether it has news.
     let hasCome = this.take(false)
-    if (hasCome && !this.isFirst && !this.isStall(start - this.lastTurn)) this.hasPaid = true
+    if (hasCome && !this.isFirst && !this.isStall(start - this.lastTurn)) this.finds++
+    if (this.isFirst) this.lastRelease = start
     this.isFirst = false
 
-    const isBackedOff = start < this.backOffUntil
+    const isBackedOff = (this.isBackedOff = start < this.backOffUntil)
     // When the present spin began. Not every spin is timed, but the first one of each turn is.
     let since = hasCome ? this.now() : start
     let isTimed = true
@@ -248,7 +263,7 @@ class PollerImpl implements Poller {
       else if (isTimed && !isSeen && !isBackedOff) this.usual = Math.min(end - since, this.usual * 1.01)
       if (!isSeen || !this.take(true)) break
       hasCome = true
-      if (!isStalled) this.hasPaid = true
+      if (!isStalled) this.finds++
       isTimed = isStalled || takes % TAKES_PER_READING === 0
       if (!isTimed) continue
       end = since = this.now()
@@ -261,12 +276,14 @@ class PollerImpl implements Poller {
       this.wasHot = true
       this.lastHot = end
     }
-    if (isBackedOff || end - this.lastHot >= this.idle) this.park(end)
+    // Two threads that have come to share a core are parted only while both want to run.
+    const patience = this.isTrial && this.credit === 0 && this.finds === 0 ? this.trial : this.idle
+    if (isBackedOff || end - this.lastHot >= patience) this.park(end)
     else this.next(end)
   }
 
   private isStall(took: number): boolean {
-    return took > 2 * this.usual + this.stall
+    return took > this.usual + this.stall
   }
 
   /** Spins until a source has news. */
@@ -294,11 +311,11 @@ class PollerImpl implements Poller {
       if (sources !== this.sources && !this.sources.includes(source)) continue
       try {
         if ((isAnnounced && !source.hasNews()) || !source.take()) continue
+        hasCome = true
+        this.stats.dispatches++
       } catch (defect) {
         report(defect)
       }
-      hasCome = true
-      this.stats.dispatches++
     }
     return hasCome
   }
@@ -310,13 +327,16 @@ class PollerImpl implements Poller {
   }
 
   private park(now: number): void {
-    this.judge(now)
-    this.stats.parks++
-    this.isParked = true
     const { sources } = this
+    this.isParked = true
     for (const source of sources) {
       if (attempt(() => source.park()) === false) return this.start()
     }
+    this.stats.parks++
+    this.judge(now)
+    this.wasHot = false
+    this.finds = 0
+    this.isFirst = true
     this.isArming = true
     for (const source of sources) {
       if (this.isParked) attempt(() => source.whenRung?.(this.wake))
@@ -324,29 +344,23 @@ class PollerImpl implements Poller {
     this.isArming = false
   }
 
-  /** Has looking since it was unparked been worth it? */
+  /** Has looking been worth it since it has last parked? */
   private judge(now: number): void {
-    if (this.hasPaid) {
-      this.timesInVain = Math.max(0, this.timesInVain - 1)
-      if (!this.isTrial) return
-      this.isTrial = false
-      this.timesInVain = 0
-      this.backOff /= 2
-      this.backOffUntil = 0
-    } else if (this.wasHot && now >= this.backOffUntil) {
-      this.timesInVain++
-      if (!this.isTrial && this.timesInVain < this.inVain) return
-      this.isTrial = true
-      this.stats.backOffs++
-      this.backOff = Math.min(Math.max(2 * this.backOff, this.backOffLeast), this.backOffMost)
-      this.backOffUntil = now + this.backOff
-    }
+    if (this.isBackedOff) return
+    if (this.finds > 0) this.credit = Math.min(this.credit + this.finds, this.mostCredit)
+    else if (this.wasHot) this.credit -= VAIN
+    if (this.credit === this.mostCredit) this.isTrial = false
+    if (this.credit >= 0) return
+    this.stats.backOffs++
+    this.backOff = Math.min(this.isTrial ? 2 * this.backOff : this.backOff / 2, this.backOffMost)
+    this.backOff = Math.max(this.backOff, this.backOffLeast)
+    this.backOffUntil = now + this.backOff
+    this.credit = 0
+    this.isTrial = true
   }
 
   private unpark(): void {
     this.isParked = false
-    this.isFirst = true
-    this.hasPaid = this.wasHot = false
     for (const source of this.sources) attempt(() => source.unpark())
   }
 
@@ -356,7 +370,7 @@ class PollerImpl implements Poller {
     this.schedule(this.turn)
   }
 
-  /** Called from the event loop, so the turn can begin at once: a fifth of a wake-up is saved. */
+  /** Called from the event loop, so the turn can begin at once. */
   private readonly wake = (): void => {
     if (this.isArming) return this.start()
     if (!this.isParked) return

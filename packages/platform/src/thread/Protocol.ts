@@ -50,7 +50,8 @@ const Options = Schema.Struct({
   name: Schema.String,
   namespace: Schema.optional(Schema.String),
   namespaceSecret: Schema.optional(Schema.String),
-  scope: Schema.optional(Schema.Literals(["local", "global", "both"])),
+  // What is none is the session layer's to refuse, here as in all options.
+  scope: Schema.optional(Schema.String),
   workers: count,
   rxFifoSize: size,
   txFifoSize: size,
