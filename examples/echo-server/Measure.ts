@@ -6,9 +6,8 @@ import type { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import { Effect } from "effect"
 import type { Scope } from "effect"
 import { createHash } from "node:crypto"
-import { transfer } from "./Echo.ts"
+import type { Shared } from "./Echo.ts"
 import type { Placement, PlacementError } from "./Placement.ts"
-import type { Wire } from "./Wire.ts"
 
 /** Transfers before the first that counts: V8 takes about so many to compile what runs in them. */
 const WARM_UPS = 3
@@ -34,38 +33,36 @@ export interface Result {
 export interface Observer {
   /** Called before a transfer. */
   readonly started: (path: string) => void
-  /** Called during a transfer, while the clock runs, with the bytes received so far. */
-  readonly received: (bytes: number) => void
-  /** Run half-way through the first transfer of a placement, which does not count. */
+  /** Run half-way through the first transfer of a placement that has sessions, which does not count. */
   readonly midway: (path: string) => Effect.Effect<void>
 }
 
-/** `memory` is where the file comes back to: one byte longer than the file. */
 export const measure = Effect.fnUntraced(function* (
   placements: ReadonlyArray<Placement>,
-  file: Uint8Array,
-  memory: Uint8Array,
+  shared: Shared,
   observer: Observer
 ): Effect.fn.Return<ReadonlyArray<Result>, PlacementError, SessionLayer | Scope.Scope> {
+  const { file, memory, received } = shared
   const expected = yield* sha256(file)
-  const subjects = []
-  for (const { path, start } of placements) {
-    subjects.push({ path, connect: yield* start, seconds: new Array<number>(), sha256: expected })
-  }
+  // All at once: most of it is threads that load the same modules.
+  const subjects = yield* Effect.forEach(
+    placements,
+    ({ hasSessions, path, start }) =>
+      Effect.map(start(shared), (client) => {
+        const midway = hasSessions ? observer.midway(path) : undefined
+        return { path, client, midway, seconds: new Array<number>(), sha256: expected }
+      }),
+    { concurrency: "unbounded" }
+  )
   for (let round = 0; round < ROUNDS; round++) {
     for (const subject of subjects) {
-      const { connect, path } = subject
       // What an earlier transfer left must not pass for what this one brings.
       memory.fill(0)
-      observer.started(path)
-      const { received, seconds } = yield* Effect.scoped(
-        Effect.flatMap(connect, (wire) => {
-          const watched = round === 0 ? sampled(wire, file.length, observer.midway(path)) : wire
-          return transfer(watched, file, memory, observer.received)
-        })
-      )
+      Atomics.store(received, 0, 0)
+      observer.started(subject.path)
+      const { bytes, seconds } = yield* subject.client(round === 0 ? subject.midway : undefined)
       if (round >= WARM_UPS) subject.seconds.push(seconds)
-      const digest = yield* sha256(received)
+      const digest = yield* sha256(memory.subarray(0, bytes))
       if (digest !== expected) subject.sha256 = digest
     }
   }
@@ -88,28 +85,6 @@ export const atRest: Effect.Effect<AtRest, never, SessionLayer> = Effect.map(
   Sessions.residue,
   ({ fifoBytes, halfOpens, segments, sessions }) => ({ sessions, halfOpens, segments, fifoBytes })
 )
-
-/** The wire, with `sample` run once, between two reads, when half of the bytes have been read. */
-const sampled = (wire: Wire, bytes: number, sample: Effect.Effect<void>): Wire => {
-  let received = 0
-  let isDue = true
-  return {
-    readInto: (buffer) =>
-      Effect.gen(function* () {
-        if (isDue && received >= bytes / 2) {
-          isDue = false
-          // The others run on meanwhile, so that the sample shows bytes on their way.
-          if (received < bytes) yield* Effect.yieldNow
-          yield* sample
-        }
-        const count = yield* wire.readInto(buffer)
-        received += count
-        return count
-      }),
-    write: (chunk) => wire.write(chunk),
-    end: wire.end
-  }
-}
 
 const HASH_BYTES = 8 * 1024 * 1024
 

@@ -1,52 +1,69 @@
 /**
- * Where the server and the client are, and so the way of the bytes between them.
+ * Where the server and the client are.
  */
-import { Application, Endpoint } from "@cut-through/core"
+import { Application } from "@cut-through/core"
 import type { SessionLayer } from "@cut-through/core/session/SessionLayer"
-import * as NodeSocket from "@effect/platform-node/NodeSocket"
-import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
-import { Effect } from "effect"
-import type { Scope } from "effect"
-import type * as NetAddress from "effect/net/NetAddress"
-import type * as SocketServer from "effect/socket/SocketServer"
-import { serve } from "./Echo.ts"
-import * as Wire from "./Wire.ts"
+import { Effect, type Scope } from "effect"
+import { transfer, type Shared, type Transfer } from "./Echo.ts"
+import * as Thread from "./Thread.ts"
+import * as Way from "./Way.ts"
 
-export type PlacementError = Wire.WireError | SocketServer.SocketServerError
+export type PlacementError = Way.WayError | Thread.ThreadError
+
+/** Connects, sends the file and takes what comes back. Half-way it waits for `midway`. */
+export type Client = (midway: Effect.Effect<void> | undefined) => Effect.Effect<Transfer, PlacementError>
 
 export interface Placement {
   /** What reports call it. */
   readonly path: string
-  /** Starts an echo server until the scope closes. Its value connects a client to it, in a scope of the client's. */
-  readonly start: Effect.Effect<
-    Effect.Effect<Wire.Wire, PlacementError, Scope.Scope>,
-    PlacementError,
-    SessionLayer | Scope.Scope
-  >
+  /** Whether its connections are in the session table. */
+  readonly hasSessions: boolean
+  /** Starts a server and a client until the scope closes. */
+  readonly start: (shared: Shared) => Effect.Effect<Client, PlacementError, SessionLayer | Scope.Scope>
 }
 
-/** Two applications of one session layer, in one thread. */
-export const fiber: Placement = {
-  path: "fiber",
-  start: Effect.gen(function* () {
+/** Two applications in this thread. */
+export const fibers = (path: string, way: Way.Way<Application.Application>): Placement => ({
+  path,
+  hasSessions: true,
+  start: Effect.fnUntraced(function* (shared) {
     const server = yield* Application.make({ name: "echo-server" })
     const client = yield* Application.make({ name: "echo-client" })
-    const listener = yield* server.listen(Endpoint.tcp("127.0.0.1", 0))
-    yield* Effect.forkScoped(listener.run((connection) => serve(Wire.fromConnection(connection))))
-    return Effect.map(client.connect(listener.address), Wire.fromConnection)
+    const port = yield* Effect.provideService(way.listen, Application.Application, server)
+    return (midway) =>
+      Effect.flatMap(way.connect(port), (wire) => transfer(wire, shared, midway)).pipe(
+        Effect.scoped,
+        Effect.provideService(Application.Application, client)
+      )
   })
-}
+})
 
-/** The same over the loopback interface, with Effect's sockets. */
-export const tcp: Placement = {
-  path: "tcp",
-  start: Effect.gen(function* () {
-    // Half-open, because the server still sends when the client has ended its stream.
-    const server = yield* NodeSocketServer.make({ host: "127.0.0.1", port: 0, allowHalfOpen: true })
-    yield* Effect.forkScoped(server.run((socket) => Effect.scoped(Effect.flatMap(Wire.fromSocket(socket), serve))))
-    const { port } = server.address as NetAddress.InetAddress
-    return Effect.flatMap(NodeSocket.makeNet({ host: "127.0.0.1", port }), Wire.fromSocket)
+/** Two worker threads that run the module. */
+export const threads = (
+  path: string,
+  hasSessions: boolean,
+  module: URL = new URL("./worker.ts", import.meta.url)
+): Placement => ({
+  path,
+  hasSessions,
+  start: Effect.fnUntraced(function* (shared) {
+    const server = yield* Thread.start<number, never>(module, { end: "server", path, shared })
+    const client = yield* Thread.start<Thread.Report, Thread.Order>(module, { end: "client", path, shared })
+    const port = yield* server.take
+    return Effect.fnUntraced(function* (midway) {
+      yield* client.send({ port, stops: midway !== undefined })
+      while (true) {
+        const report = yield* client.take
+        if (report !== "half-way") return report
+        if (midway !== undefined) yield* midway
+        yield* client.send("go on")
+      }
+    })
   })
-}
+})
 
-export const all: ReadonlyArray<Placement> = [fiber, tcp]
+export const all: ReadonlyArray<Placement> = [
+  fibers("fiber", Way.cutThrough),
+  threads("thread", true),
+  threads("tcp", false)
+]

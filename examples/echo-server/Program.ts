@@ -6,6 +6,7 @@ import { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import { Console, Data, Effect, FileSystem } from "effect"
 import type { PlatformError } from "effect"
 import { parseArgs } from "node:util"
+import type { Shared } from "./Echo.ts"
 import { atRest, measure, ROUNDS } from "./Measure.ts"
 import type { Observer } from "./Measure.ts"
 import type { Placement } from "./Placement.ts"
@@ -15,7 +16,8 @@ import * as Report from "./Report.ts"
 const USAGE = `Usage: npm run echo -- [--json] [FILE]
 
 Sends FILE (default: the running Node binary) through an echo server and back,
-both directions at once: over cut-through and over loopback TCP.
+both directions at once: over cut-through within one thread, over cut-through
+between two threads, and over loopback TCP between two threads.
 
   --json   print one JSON object and nothing else
   --help   print this
@@ -49,31 +51,28 @@ export const program = (
 
 /** Everything that is opened is closed again when this is done. */
 const run = Effect.fnUntraced(function* (path: string, placements: ReadonlyArray<Placement>, isJson: boolean) {
-  const file = yield* read(path)
-  const memory = yield* allocate(file.length + 1)
-  if (!isJson) yield* Console.log(`${path}: ${file.length.toLocaleString("en-US")} bytes`)
+  const shared = yield* share(yield* read(path))
+  const bytes = shared.file.length
+  if (!isJson) yield* Console.log(`${path}: ${bytes.toLocaleString("en-US")} bytes`)
   const results = yield* Effect.scoped(
-    Effect.flatMap(isJson ? Effect.succeed(silent) : observe(placements, file.length), (observer) =>
-      measure(placements, file, memory, observer)
+    Effect.flatMap(isJson ? Effect.succeed(silent) : observe(placements, shared), (observer) =>
+      measure(placements, shared, observer)
     )
   )
-  return { file: path, bytes: file.length, placements: results, atRest: yield* atRest } satisfies Report.Report
+  return { file: path, bytes, placements: results, atRest: yield* atRest } satisfies Report.Report
 })
 
-const silent: Observer = { started() {}, received() {}, midway: () => Effect.void }
+const silent: Observer = { started() {}, midway: () => Effect.void }
 
-/** A progress bar, and the session table of each placement that has sessions. */
-const observe = Effect.fnUntraced(function* (placements: ReadonlyArray<Placement>, bytes: number) {
-  const progress = yield* Progress.make(process.stderr, placements.length * ROUNDS, bytes)
-  const layer = yield* SessionLayer
-  const connections = Effect.provideService(Sessions.find({ kind: "session" }), SessionLayer, layer)
-  const table = Effect.provideService(Sessions.format, SessionLayer, layer)
+/** A progress bar and session tables. */
+const observe = Effect.fnUntraced(function* (placements: ReadonlyArray<Placement>, { file, received }: Shared) {
+  const done = () => Atomics.load(received, 0)
+  const progress = yield* Progress.make(process.stderr, placements.length * ROUNDS, file.length, done)
+  const table = Effect.provideService(Sessions.format, SessionLayer, yield* SessionLayer)
   const widest = Math.max(...placements.map(({ path }) => path.length))
   const observer: Observer = {
     started: (path) => progress.start(path.padEnd(widest)),
-    received: progress.advance,
     midway: Effect.fnUntraced(function* (path) {
-      if ((yield* connections).length === 0) return
       const sessions = yield* table
       yield* progress.hide
       yield* Console.log(`\nsessions, half-way through a transfer by ${path}:\n${sessions}`)
@@ -122,10 +121,19 @@ const read = Effect.fnUntraced(function* (path: string) {
   return yield* Effect.mapError(fileSystem.readFile(path), fromPlatform)
 })
 
-const allocate = (bytes: number) =>
+/** Puts the file where other threads can read it. */
+const share = (file: Uint8Array): Effect.Effect<Shared, InputError> =>
   Effect.try({
-    try: () => new Uint8Array(bytes),
-    catch: () => new InputError({ message: `there is no memory for ${bytes} bytes` })
+    try: () => {
+      const shared = {
+        file: new Uint8Array(new SharedArrayBuffer(file.length)),
+        memory: new Uint8Array(new SharedArrayBuffer(file.length + 1)),
+        received: new Int32Array(new SharedArrayBuffer(4))
+      }
+      shared.file.set(file)
+      return shared
+    },
+    catch: () => new InputError({ message: `there is no memory for twice ${file.length} bytes` })
   })
 
 /** In one line, whatever the error. */

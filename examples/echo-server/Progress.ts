@@ -8,24 +8,25 @@ import type { WriteStream } from "node:tty"
 export interface Progress {
   /** Says what is being done from now on. Whatever was being done before is done. */
   readonly start: (label: string) => void
-  /** Says how far that is, in the unit of the total. */
-  readonly advance: (done: number) => void
   /** Takes the bar away while something else is printed. */
   readonly hide: Effect.Effect<void>
 }
 
-const none: Progress = { start() {}, advance() {}, hide: Effect.void }
+const none: Progress = { start() {}, hide: Effect.void }
 
-/** A progress bar for `steps` steps of `size` each. It is gone when the scope closes. */
+/**
+ * A progress bar for `steps` steps of `size` each; `done` says how much of the current one is done. It is gone when the
+ * scope closes.
+ */
 export const make = Effect.fnUntraced(function* (
   stream: WriteStream,
   steps: number,
-  size: number
+  size: number,
+  done: () => number
 ): Effect.fn.Return<Progress, never, Scope.Scope> {
   if (!stream.isTTY) return none
   let label = ""
   let step = -1
-  let done = 0
   let shown = 0
   const hide = Effect.sync(() => {
     // A little more than the bar: Ctrl-C shows as ^C behind it.
@@ -33,7 +34,7 @@ export const make = Effect.fnUntraced(function* (
     shown = 0
   })
   const draw = Effect.sync(() => {
-    const fraction = size === 0 ? 1 : Math.min(1, (Math.max(step, 0) + done / size) / steps)
+    const fraction = size === 0 ? 1 : Math.min(1, (Math.max(step, 0) + done() / size) / steps)
     const line = format(label, fraction, Math.min(stream.columns ?? 80, 80) - 3)
     stream.write(`\r${line.padEnd(shown)}`)
     shown = line.length
@@ -45,10 +46,6 @@ export const make = Effect.fnUntraced(function* (
     start(name) {
       label = name
       step++
-      done = 0
-    },
-    advance(to) {
-      done = to
     },
     hide
   }

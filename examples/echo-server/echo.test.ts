@@ -64,7 +64,7 @@ describe("echo", { timeout: 30_000 }, () => {
     assert.deepStrictEqual(report.atRest, atRest)
     assert.deepStrictEqual(
       report.placements.map((placement: { readonly path: string }) => placement.path),
-      ["fiber", "tcp"]
+      ["fiber", "thread", "tcp"]
     )
     for (const placement of report.placements) {
       assert.deepStrictEqual(Object.keys(placement), ["path", "seconds", "gigabytesPerSecond", "sha256", "ok"])
@@ -81,15 +81,23 @@ describe("echo", { timeout: 30_000 }, () => {
     const { code, stderr, stdout } = await echo([file])
     const lines = stdout.trimEnd().split("\n")
     assert.strictEqual(lines[0], `${file}: 1,000,003 bytes`)
-    assert.strictEqual(lines[2], "sessions, half-way through a transfer by fiber:")
-    assert.match(lines[3], /^Connection +State +Rx-f +Tx-f$/)
-    for (const line of lines.slice(4, 6)) assert.match(line, /ESTABLISHED +\d+ +\d+$/)
-    assert.match(lines[6], /->\* +LISTEN +0 +0$/)
-    assert.match(lines[8], /^way +bytes +seconds +GB\/s +to TCP +SHA-256$/)
-    assert.match(lines[9], /^fiber +1,000,003 +\d+\.\d{4} +\d+\.\d\d +\d+\.\dx +equal$/)
-    assert.match(lines[10], /^tcp +1,000,003 +\d+\.\d{4} +\d+\.\d\d +1\.0x +equal$/)
-    assert.strictEqual(lines[12], "left at rest: 0 sessions, 0 half-opens, 0 segments, 0 FIFO bytes")
-    assert.strictEqual(lines.length, 13)
+    for (const [at, path] of [
+      [2, "fiber"],
+      [9, "thread"]
+    ] as const) {
+      assert.strictEqual(lines[at], `sessions, half-way through a transfer by ${path}:`)
+      assert.match(lines[at + 1], /^Connection +State +Rx-f +Tx-f$/)
+      for (const line of lines.slice(at + 2, at + 4)) assert.match(line, /ESTABLISHED +\d+ +\d+$/)
+      for (const line of lines.slice(at + 4, at + 6)) assert.match(line, /->\* +LISTEN +0 +0$/)
+    }
+    assert.match(lines[16], /^way +bytes +seconds +GB\/s +to TCP +SHA-256$/)
+    for (const [at, path] of ["fiber", "thread"].entries()) {
+      const row = new RegExp(`^${path} +1,000,003 +\\d+\\.\\d{4} +\\d+\\.\\d\\d +\\d+\\.\\dx +equal$`)
+      assert.match(lines[17 + at], row)
+    }
+    assert.match(lines[19], /^tcp +1,000,003 +\d+\.\d{4} +\d+\.\d\d +1\.0x +equal$/)
+    assert.strictEqual(lines[21], "left at rest: 0 sessions, 0 half-opens, 0 segments, 0 FIFO bytes")
+    assert.strictEqual(lines.length, 22)
     assert.strictEqual(stderr, "")
     assert.strictEqual(code, 0)
   })
@@ -109,12 +117,14 @@ describe("echo", { timeout: 30_000 }, () => {
     assert.strictEqual(code, 0)
   })
 
-  it("is interrupted by Ctrl-C and leaves nothing", async () => {
-    const { code, stderr, stdout } = await echo([], "sessions, half-way through")
-    assert.strictEqual(stderr, "interrupted; left: 0 sessions, 0 half-opens, 0 segments, 0 FIFO bytes\n")
-    assert.notInclude(stdout, "SHA-256")
-    assert.strictEqual(code, 130)
-  })
+  for (const path of ["fiber", "thread"]) {
+    it(`is interrupted by Ctrl-C in a transfer by ${path} and leaves nothing`, async () => {
+      const { code, stderr, stdout } = await echo([], `half-way through a transfer by ${path}`)
+      assert.strictEqual(stderr, "interrupted; left: 0 sessions, 0 half-opens, 0 segments, 0 FIFO bytes\n")
+      assert.notInclude(stdout, "SHA-256")
+      assert.strictEqual(code, 130)
+    })
+  }
 
   it("explains itself", async () => {
     const { code, stderr, stdout } = await echo(["--help"])

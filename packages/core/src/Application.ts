@@ -13,6 +13,7 @@ import type * as Stream from "effect/Stream"
 import * as Connection from "./Connection.ts"
 import * as Endpoint from "./Endpoint.ts"
 import * as Listener from "./Listener.ts"
+import { Hold } from "./runtime/KeepAlive.ts"
 import * as Trace from "./runtime/Trace.ts"
 import type * as HandleTable from "./runtime/HandleTable.ts"
 import type { Waiter } from "./runtime/Wake.ts"
@@ -214,7 +215,8 @@ type Connected = Exit.Exit<Connection.Connection, SessionError.SessionError>
 /** A fiber that wants the answer to its connect: most come before it waits for them. */
 class PendingConnect implements Request, Waiter {
   connected: Connected | undefined = undefined
-  isWaiting = false
+  /** Keeps the process running while a fiber waits. */
+  waiting: Hold | undefined = undefined
   isAbandoned = false
   private readonly layer: SessionLayer["Service"]
   private readonly scope: Scope.Scope
@@ -232,7 +234,8 @@ class PendingConnect implements Request, Waiter {
       result instanceof SessionError.SessionError
         ? Exit.fail(result)
         : Exit.succeed(Connection.fromSession(this.layer, result, this.scope))
-    return this.isWaiting ? this : undefined
+    this.waiting?.unref()
+    return this.waiting === undefined ? undefined : this
   }
 
   resume(): void {
@@ -252,7 +255,7 @@ const connectFrom = (
   const started = Connector.connect(layer, client, endpoint, request)
   if (typeof started !== "number") return resume(Exit.fail(SessionError.make(started)))
   if (request.connected !== undefined) return resume(request.connected)
-  request.isWaiting = true
+  request.waiting = new Hold(layer.keepAlive)
   return abandon(layer, started, request)
 }
 
@@ -281,16 +284,19 @@ const abandon = (
 export const detach = (layer: SessionLayer["Service"], app: App, isGone: boolean = false): Effect.Effect<void> =>
   Effect.gen(function* () {
     app.isDetached = true
+    const bindings: Array<Binding> = []
+    for (const listener of app.listeners) {
+      for (const queue of new Set(listener.servers.map(({ queue }) => queue))) bindings.push({ listener, queue })
+    }
     if (isGone) {
+      for (const worker of app.workers) layer.segments.condemn(worker)
+      // Before its peers are told: whoever is finds its endpoints free.
+      for (const binding of bindings) yield* layer.unbind(binding)
       for (const worker of app.workers) {
-        layer.segments.condemn(worker)
         for (const session of worker.sessions.slice()) session.transport.abandon(session)
       }
     }
-    for (const listener of app.listeners) {
-      const bindings = new Set(listener.servers.map(({ queue }) => queue))
-      for (const queue of bindings) yield* Listener.close(layer, { listener, queue } satisfies Binding)
-    }
+    for (const binding of bindings) yield* Listener.close(layer, binding)
     const closed = SessionError.make(new SessionError.Closed({ what: "application" }))
     for (const halfOpen of app.halfOpens > 0 ? [...layer.connections.halfOpens()] : []) {
       if (halfOpen.client.app !== app) continue

@@ -7,7 +7,7 @@ import type { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import { CutThroughNode } from "@cut-through/platform"
 import { Effect, Layer, type Scope } from "effect"
 import * as net from "node:net"
-import * as os from "node:os"
+import { type Case, median, print, ratioOf } from "./report.ts"
 
 const PAIRS = 15
 const OURS_PER_LEG = 10_000
@@ -71,15 +71,6 @@ const theirs = (cycles: number): Promise<number> =>
     })
   })
 
-const median = (values: ReadonlyArray<number>): number => values.toSorted((a, b) => a - b)[values.length >> 1]
-
-const ratioOf = (values: ReadonlyArray<number>) => ({
-  median: median(values),
-  min: Math.min(...values),
-  max: Math.max(...values),
-  pairs: values.length
-})
-
 const againstTcp = Effect.gen(function* () {
   const pair = yield* ends(0)
   yield* ours(pair, 4 * OURS_PER_LEG)
@@ -96,7 +87,7 @@ const againstTcp = Effect.gen(function* () {
     ratio: ratioOf(us.map((micros, i) => them[i] / micros)),
     ours: { median: median(us), unit: "us" },
     theirs: { median: median(them), unit: "us" }
-  }
+  } satisfies Case
 }).pipe(Effect.scoped, Effect.provide(CutThroughNode.layerSessions()))
 
 const growth = Effect.gen(function* () {
@@ -116,18 +107,7 @@ const growth = Effect.gen(function* () {
     ratio: ratioOf(withFew.map((micros, i) => micros / withMany[i])),
     ours: { median: median(withMany), unit: "us" },
     theirs: { median: median(withFew), unit: "us" }
-  }
+  } satisfies Case
 }).pipe(Effect.scoped)
 
-const isJson = process.argv.includes("--json")
-const cases = [await Effect.runPromise(againstTcp), await Effect.runPromise(growth)]
-if (isJson) {
-  console.log(JSON.stringify({ node: process.version, cpus: os.cpus().length, cases }))
-} else {
-  for (const { name, ours, peer, ratio, theirs } of cases) {
-    console.log(
-      `${name} [${peer}]: ${ratio.median.toFixed(1)}x (${ratio.min.toFixed(1)} to ${ratio.max.toFixed(1)} in ${ratio.pairs} pairs), ` +
-        `${ours.median.toFixed(1)} us against ${theirs.median.toFixed(1)} us`
-    )
-  }
-}
+print([await Effect.runPromise(againstTcp), await Effect.runPromise(growth)])

@@ -364,8 +364,8 @@ class CutThroughTransport implements Transport {
   private refuse(session: Session, isGone: boolean): Waiter | undefined {
     const halfOpen = this.layer.connections.getHalfOpen(session.halfOpen)!
     const isThere = this.layer.getListener(session.listener) !== undefined
-    const no = isGone ? "its application has died" : "its application said no"
-    const error = refusal(halfOpen, isThere ? no : NOBODY_LISTENS)
+    const no = isThere ? "its application said no" : NOBODY_LISTENS
+    const error = refusal(halfOpen, isGone ? "its application has died" : no)
     this.settle(halfOpen, error)
     this.layer.segments.release(halfOpen.leases!.client)
     return halfOpen.request.answer(error)

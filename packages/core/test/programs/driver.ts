@@ -699,18 +699,7 @@ class Driver {
         for (const pulling of this.firstPulls.splice(0)) this.host.interrupt(pulling)
         yield* this.host.settle
       }
-      for (const [id, { outcome }] of ended) {
-        const step = this.trace.find((x) => x.id === id)!
-        let pl = 0
-        try { pl = this.placeOf(step) } catch {}
-        const k = `${step.op} @${pl > 0 ? "thread" : "host"} ${outcome.split(" ")[0]}`
-        const st = ((globalThis as any).STATS ??= {})
-        st[k] = (st[k] ?? 0) + 1
-      }
-      if (other !== undefined) { const st = ((globalThis as any).STATS ??= {}); const k = "TOGETHER " + [one.steps[0].op, other.steps[0].op].sort().join("+"); st[k] = (st[k] ?? 0) + 1 }
-      if (additional !== undefined) { const st = ((globalThis as any).STATS ??= {}); const k = "HURRY " + additional.at(-1)!.map((x) => x.op).join(); st[k] = (st[k] ?? 0) + 1 }
       this.models = successors(this.models, courses, this.look(ended))
-      { const st = ((globalThis as any).STATS ??= {}); const k = "MODELS " + this.models.length; st[k] = (st[k] ?? 0) + 1 }
     }).pipe(
       Effect.catchDefect((defect) => {
         const message = defect instanceof Error ? defect.message : String(defect)
