@@ -474,6 +474,8 @@ export class Model {
     }
     const dead = steps.flatMap((step) => (step.op === "kill" ? [step.app] : []))
     const lost = this.pendingOf(dead)
+    const leaving = steps.length > 1 ? steps.flatMap((step) => (step.op === "detach" ? [step.app] : [])) : []
+    const abandoned = this.pendingOf(leaving)
     const waiting = steps.length > 1 ? this.waitingAtBothEnds() : []
     for (const step of steps) this.perform(step, seen, order)
     // Whatever came of it, nobody there is left to hear that.
@@ -482,6 +484,11 @@ export class Model {
       if (step.op === "write" && dead.includes(this.s.connections[step.port][step.side].app)) {
         this.ends(step.id, `${DEAD} or success`)
       }
+    }
+    // In another thread, what comes for an application that leaves does not reach it any more.
+    for (const id of [...abandoned, ...steps.filter((step) => this.isOf(step, leaving)).map(({ id }) => id)]) {
+      const outcome = this.outcomes.get(id) ?? ""
+      if (outcome.startsWith("success ")) this.ends(id, `${outcome} or Closed`)
     }
     // Whose two ends are closed at the same time hears of the one or of the other, whichever the session layer hears first.
     for (const [port, ids] of waiting) {
@@ -560,6 +567,20 @@ export class Model {
       case "advance":
         return this.advance(step.millis)
     }
+  }
+
+  /** Whether one of these applications, in another thread, waits for what becomes of a step. */
+  private isOf(step: Step, apps: ReadonlyArray<number>): boolean {
+    const { bindings, connections, requests } = this.s
+    const app =
+      step.op === "connect"
+        ? step.app
+        : step.op === "accept" || step.op === "request"
+          ? bindings[step.binding].app
+          : step.op === "say yes"
+            ? connections[requests[step.request].port].server.app
+            : undefined
+    return app !== undefined && apps.includes(app) && this.s.apps[app].place > 0
   }
 
   private isOver(port: number): boolean {

@@ -119,6 +119,8 @@ class GuestImpl implements Source {
   private readonly answered: () => void
   private isClosed = false
   private isAttached = false
+  /** From when it has said so: then the host may have closed whatever it still sends. */
+  private isLeaving = false
   private lastRequest = 0
   private readonly pending = new Map<number, Pending>()
   private readonly segments = new Map<number, FifoSegment.FifoSegment>()
@@ -192,8 +194,8 @@ class GuestImpl implements Source {
     answer: (answer: Answer) => void,
     keepsAlive: boolean = true
   ): number | undefined {
-    if (this.isClosed) {
-      answer(hostClosed())
+    if (this.isClosed || this.isLeaving) {
+      answer(this.whyClosed())
       return undefined
     }
     const id = ++this.lastRequest
@@ -274,8 +276,9 @@ class GuestImpl implements Source {
     bell.close()
   }
 
-  /** A session that the host has given to this thread; or, when its memory makes no sense, why not. */
+  /** A session that the host has given to this thread; or why it is none. */
   open(info: Protocol.SessionInfo): GuestSession | SessionError.SessionError {
+    if (this.isLeaving) return this.whyClosed()
     const segment = this.segments.get(info.segment)
     const rx = segment?.attachFifo(info.rx, Fifo.READER)
     const tx = segment?.attachFifo(info.tx, Fifo.WRITER)
@@ -303,16 +306,29 @@ class GuestImpl implements Source {
       const isWaiting = !this.isAttached && this.pending.size > 0
       // A host that has not answered yet would not answer this either; but it may read both one day.
       if (isWaiting) this.post({ _tag: "Detach", id: ++this.lastRequest })
-      const detached =
-        this.isClosed || !this.isAttached ? Effect.void : this.request<"Done">((id) => ({ _tag: "Detach", id }))
       return Effect.andThen(
-        Effect.ignore(detached),
+        this.isClosed || !this.isAttached ? Effect.void : this.detach,
         Effect.sync(() => {
           this.port.close()
           this.hostGone()
         })
       )
     })
+  }
+
+  private get detach(): Effect.Effect<void> {
+    return Effect.callback((resume) => {
+      this.ask(
+        (id) => ({ _tag: "Detach", id }),
+        () => resume(Exit.void)
+      )
+      this.isLeaving = true
+    })
+  }
+
+  private whyClosed(): SessionError.SessionError {
+    const what = this.isLeaving ? "application" : "session layer of this thread's host"
+    return SessionError.make(new SessionError.Closed({ what }))
   }
 
   /** The port is closed: whatever this thread has, nobody introduces it to anybody any more. */
@@ -328,7 +344,7 @@ class GuestImpl implements Source {
     }
     for (const pair of this.bells.keys()) this.removeBell(pair)
     this.segments.clear()
-    for (const id of this.pending.keys()) this.settle(id, hostClosed())
+    for (const id of this.pending.keys()) this.settle(id, this.whyClosed())
   }
 
   // ---------------------------------------------------------------------------
@@ -521,7 +537,7 @@ class Backlog {
   private arrived(info: Protocol.SessionInfo | undefined): void {
     if (info === undefined) return this.ended()
     const session = this.guest.open(info)
-    // One whose memory makes no sense is none.
+    // One whose memory makes no sense is none; nor is one for who is on his way out, who asks for no other either.
     if (session instanceof SessionError.SessionError) return this.balance()
     if (this.waiting.length === 0 && this.isClosed) return session.reset()
     if (this.waiting.length === 0) return void this.kept.push(session)
@@ -665,18 +681,9 @@ class GuestSession implements AppSession, Target {
     else inside.delete(this.info.slot)
   }
 
-  private letGo(): void {
-    this.doorbell.target = undefined
-    this.owner?.onClosing()
-    this.leave()
-  }
-
   /** Nothing of it is left in the host either. */
   closed(): void {
-    const isOwn = this.isClosing
     this.current = "closed"
-    // It came when its application was on its way out, and the host has closed it with that.
-    if (!isOwn) this.letGo()
     this.guest.forget(this.id)
     this.onClosed?.()
     this.hold?.unref()
@@ -686,6 +693,3 @@ class GuestSession implements AppSession, Target {
     return this.info.name
   }
 }
-
-const hostClosed = (): SessionError.SessionError =>
-  SessionError.make(new SessionError.Closed({ what: "session layer of this thread's host" }))

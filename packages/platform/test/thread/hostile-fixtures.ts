@@ -4,6 +4,7 @@ import { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import type { SessionError } from "@cut-through/core/SessionError"
 import { CutThroughHost, CutThroughNode, CutThroughWorker } from "@cut-through/platform"
 import type { Host } from "@cut-through/platform/thread/Host"
+import type { Residue } from "@cut-through/platform/thread/Guest"
 import * as Protocol from "@cut-through/platform/thread/Protocol"
 import { Leaks } from "@cut-through/testing"
 import { assert } from "@effect/vitest"
@@ -55,7 +56,7 @@ export const until = (isTrue: () => boolean): Effect.Effect<void> =>
 export const attachHere = (
   options: Omit<CutThroughWorker.Options, "host" | "timeout">
 ): Effect.Effect<
-  { readonly application: Application.Application["Service"]; readonly residue: () => unknown },
+  { readonly application: Application.Application["Service"]; readonly residue: () => Residue },
   SessionError,
   CutThroughHost.CutThroughHost | Scope.Scope
 > =>
