@@ -22,6 +22,9 @@ import { SteppingScheduler } from "../runtime/stepping.ts"
 import { makeMemory, noMemory } from "../segment/fixtures.ts"
 import type { MemoryMode } from "./model.ts"
 
+/** Milliseconds the clock goes on at once; every time of the programs is a multiple. */
+const STEP = 1000
+
 /** How an application comes to the session layer. Its face is all that a program touches. */
 export type Attach = typeof Application.make
 
@@ -190,7 +193,11 @@ export const makeHost = (options: HostOptions, attach: Attach): Host => {
     nudge: (count) =>
       Effect.sync(() => withoutStacks(() => void Array.from({ length: count }, () => scheduler.step()))),
     settle: Effect.sync(() => runAll()),
-    advance: (millis) => Effect.sync(() => void runToRest(clock.adjust(millis))),
+    // In steps: who sleeps again only when the clock has gone on wakes late.
+    advance: (millis) =>
+      Effect.sync(() => {
+        for (let left = millis; left > 0; left -= STEP) runToRest(clock.adjust(Math.min(STEP, left)))
+      }),
     close: Effect.sync(() => {
       runToRest(Scope.close(scope, Exit.void))
       runToRest(Scope.close(clockScope, Exit.void))
