@@ -3,16 +3,16 @@ import { defineConfig } from "vitest/config"
 const source = "@cut-through/source"
 const conditions = [source, "node"]
 const report = process.env.TEST_REPORT
-// Whole systems of threads take minutes: `npm run test:threads` runs those.
-const threads = "packages/platform/test/thread/**/*.test.ts"
-const onlyThreads = process.env.CUT_THROUGH_THREADS !== undefined
+// Minutes of threads that die under load: `npm run test:long` runs those, and nothing else.
+const long = "packages/*/test/**/*.long.test.ts"
+const onlyLong = process.env.CUT_THROUGH_LONG !== undefined
 
 export default defineConfig({
   resolve: { conditions },
   ssr: { resolve: { conditions } },
   test: {
-    include: onlyThreads ? [threads] : ["packages/*/test/**/*.test.ts", "examples/**/*.test.ts"],
-    exclude: onlyThreads ? ["**/node_modules/**"] : ["**/node_modules/**", threads],
+    include: onlyLong ? [long] : ["packages/*/test/**/*.test.ts", "examples/**/*.test.ts"],
+    exclude: onlyLong ? ["**/node_modules/**"] : ["**/node_modules/**", long],
     pool: "forks",
     // Nothing asserts how long it takes, and a busy machine takes long.
     testTimeout: 60_000,

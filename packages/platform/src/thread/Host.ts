@@ -108,18 +108,28 @@ export const make = (layer: SessionLayer["Service"]): Effect.Effect<Host, never,
 class HostImpl implements Host {
   readonly layer: SessionLayer["Service"]
   readonly poller: Poller
-  readonly run: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
   readonly guests = new Set<Guest>()
   rejected = 0
   lost = 0
   private lastGuest = 0
   private lastPair = 0
   private isClosed = false
+  private readonly fork: HostImpl["run"]
+  /** What guests have asked for, or left behind, and what is not done yet. */
+  private readonly underWay = new Set<Fiber.Fiber<unknown, unknown>>()
 
-  constructor(layer: SessionLayer["Service"], poller: Poller, run: HostImpl["run"]) {
+  constructor(layer: SessionLayer["Service"], poller: Poller, fork: HostImpl["run"]) {
     this.layer = layer
     this.poller = poller
-    this.run = run
+    this.fork = fork
+  }
+
+  run<A, E>(effect: Effect.Effect<A, E>): Fiber.Fiber<A, E> {
+    const fiber = this.fork(effect)
+    if (fiber.pollUnsafe() !== undefined) return fiber
+    this.underWay.add(fiber)
+    fiber.addObserver(() => void this.underWay.delete(fiber))
+    return fiber
   }
 
   accept(port: MessagePort): void {
@@ -142,7 +152,11 @@ class HostImpl implements Host {
   get close(): Effect.Effect<void> {
     return Effect.suspend(() => {
       this.isClosed = true
-      return Effect.forEach([...this.guests], (guest) => guest.leave(), { discard: true })
+      return Effect.andThen(
+        Effect.forEach([...this.guests], (guest) => guest.leave(), { discard: true }),
+        // The session layer goes next: whoever is still leaving it needs it.
+        Effect.suspend(() => Fiber.awaitAll([...this.underWay]))
+      )
     })
   }
 

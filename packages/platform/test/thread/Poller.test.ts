@@ -558,7 +558,7 @@ describe("Poller", () => {
     })
 
     it("tries again after a while, which doubles up to a bound when it is in vain again", () => {
-      const { machine, source } = crowded({ backOff: "5 millis", backOffMost: "35 millis" })
+      const { machine, source } = crowded({ backOff: "5 millis", backOffMost: "35 millis", trial: "200 micros" })
       for (const millis of [5, 10, 20, 35, 35]) {
         const { backOffs } = machine.poller.stats
         const start = machine.now
@@ -568,6 +568,19 @@ describe("Poller", () => {
         }
         assert.approximately(machine.now - start, millis, 1)
       }
+    })
+
+    it("looks longer the first time after that, and not again before it has paid", () => {
+      const looks = (trial: "200 micros" | "8 millis") => {
+        const { machine } = crowded({ backOff: "5 millis", trial })
+        machine.now += 6
+        const start = machine.now
+        machine.poller.heat()
+        machine.toRest()
+        return machine.now - start
+      }
+      assert.isAtLeast(looks("8 millis"), 8)
+      assert.isBelow(looks("200 micros"), 1.5)
     })
 
     it("stays with looking when that pays again, and backs off for half the time when it does not any more", () => {
@@ -712,7 +725,8 @@ describe("Poller", () => {
     })
 
     it("is its own for as long as it usually looks", () => {
-      const machine = new Machine()
+      // The first look after it has backed off takes longer than that.
+      const machine = new Machine({ trial: "1 millis" })
       machine.parked()
       for (let i = 0; i < 20; i++) {
         machine.now += 100

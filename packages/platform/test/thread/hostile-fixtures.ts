@@ -87,6 +87,8 @@ export class RawGuest {
   readonly listeners = new Map<number, Heard<"Listening">>()
   readonly sessions = new Map<number, Protocol.SessionInfo>()
   readonly subscriptions: Array<number> = []
+  /** Whether the host has closed its port: then nothing is answered any more. */
+  isOver = false
   private readonly port: MessagePort
   private isOpen = true
   private lastId = OWN_IDS
@@ -97,6 +99,10 @@ export class RawGuest {
     host.accept(port1)
     this.port = port2
     port2.on("message", (message: Protocol.Message) => this.hear(message))
+    port2.on("close", () => {
+      this.isOver = true
+      for (const look of this.onHeard.splice(0)) look()
+    })
   }
 
   private hear(message: Protocol.Message): void {
@@ -160,6 +166,21 @@ export class RawGuest {
   readonly sync: Effect.Effect<void> = this.ask((id) => ({ _tag: "Unlisten", id, listener: -1 })).pipe(
     Effect.map((answer) => assert.strictEqual(reasonOf(answer), "InvalidArgument"))
   )
+
+  /** The same of one that may have detached: then it waits until the host has let go of it. */
+  readonly syncOrOver: Effect.Effect<void> = Effect.raceFirst(
+    this.sync,
+    Effect.suspend(() => this.over)
+  )
+
+  /** Waits until the host has let go of it. */
+  readonly over: Effect.Effect<void> = Effect.callback((resume) => {
+    const look = () => {
+      if (this.isOver) resume(Effect.void)
+      else this.onHeard.push(look)
+    }
+    look()
+  })
 
   /** As a thread that dies. */
   close(): void {
