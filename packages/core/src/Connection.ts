@@ -178,6 +178,51 @@ export const fromSession = (runtime: Runtime, session: AppSession, scope: Scope.
   return connection
 }
 
+/**
+ * `read` without a fiber, for adapters that are called back: into an array that
+ * `allocate` makes (of exactly that many bytes). `done` is called before this
+ * returns, or later on the stack of whoever has written; in between, what is
+ * returned gives up.
+ *
+ * @internal
+ */
+export const takeUnsafe = <A extends Uint8Array>(
+  self: Connection,
+  allocate: (bytes: number) => A,
+  done: (exit: Exit.Exit<A, SessionError.SessionError | Cause.Done>) => void
+): (() => void) =>
+  self instanceof ConnectionImpl
+    ? giveUp(self.take(allocate, done))
+    : Effect.runCallback(
+        Effect.map(self.read, (bytes) => {
+          const made = allocate(bytes.length)
+          made.set(bytes)
+          return made
+        }),
+        { onExit: done }
+      )
+
+/**
+ * `writeAll` without a fiber, for adapters that are called back. `done` is
+ * called before this returns, or later on the stack of whoever has made room; in
+ * between, what is returned gives up.
+ *
+ * @internal
+ */
+export const writeAllUnsafe = (
+  self: Connection,
+  chunks: ReadonlyArray<Uint8Array>,
+  done: (exit: Exit.Exit<void, SessionError.SessionError>) => void
+): (() => void) =>
+  self instanceof ConnectionImpl
+    ? giveUp(self.writeChunks(chunks, done))
+    : Effect.runCallback(self.writeAll(chunks), { onExit: done })
+
+const giveUp = (cancel: Effect.Effect<void> | void): (() => void) =>
+  cancel === undefined ? nothing : () => Effect.runSync(cancel)
+
+const nothing = (): void => {}
+
 /** Closes at once, and returns what waits until it is done. */
 const closing = (session: AppSession, reset: boolean): Effect.Effect<void> => {
   const fiber = Fiber.getCurrent()
@@ -238,6 +283,8 @@ type WriteExit = Exit.Exit<void, SessionError.SessionError>
 
 const exitDone: ReadExit<never> = Exit.fail(Cause.Done())
 
+const allocate = (bytes: number): Uint8Array => new Uint8Array(bytes)
+
 class ConnectionImpl implements Connection, Doorbell.Target {
   readonly [TypeId] = TypeId
   private readonly runtime: Runtime
@@ -297,37 +344,47 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   }
 
   get writeAll(): Connection["writeAll"] {
-    return (this.madeWriteAll ??= (chunks) => this.writeChunks(chunks))
+    return (this.madeWriteAll ??= (chunks) => Effect.callback((resume) => this.writeChunks(chunks, resume)))
   }
 
   private makeRead(): Connection["read"] {
-    const attempt = () => this.attemptRead()
+    const attempt = () => this.attemptRead(allocate)
     return Effect.callback((resume) => this.readNow(attempt, resume))
   }
 
-  private writeChunks(chunks: ReadonlyArray<Uint8Array>): Effect.Effect<void, SessionError.SessionError> {
-    return Effect.callback((resume) => {
-      let index = 0
-      let offset = 0
-      let isFirst = true
-      return this.writeNow(() => {
-        if (isFirst) {
-          isFirst = false
-          const written = this.tx.enqueueSegments(chunks, false)
-          if (written >= 0) {
-            this.published(written)
-            return true
-          }
+  /** `read`, for those who run no fiber. @internal */
+  take<A extends Uint8Array>(
+    allocate: (bytes: number) => A,
+    done: (exit: Exit.Exit<A, SessionError.SessionError | Cause.Done>) => void
+  ): Effect.Effect<void> | void {
+    return this.readNow(() => this.attemptRead(allocate), done)
+  }
+
+  /** `writeAll`, for those who run no fiber. @internal */
+  writeChunks(
+    chunks: ReadonlyArray<Uint8Array>,
+    done: (exit: Exit.Exit<void, SessionError.SessionError>) => void
+  ): Effect.Effect<void> | void {
+    let index = 0
+    let offset = 0
+    let isFirst = true
+    return this.writeNow(() => {
+      if (isFirst) {
+        isFirst = false
+        const written = this.tx.enqueueSegments(chunks, false)
+        if (written >= 0) {
+          this.published(written)
+          return true
         }
-        while (index < chunks.length) {
-          offset = this.attemptWrite(chunks[index], offset)
-          if (offset < chunks[index].length) return false
-          index++
-          offset = 0
-        }
-        return true
-      }, resume)
-    })
+      }
+      while (index < chunks.length) {
+        offset = this.attemptWrite(chunks[index], offset)
+        if (offset < chunks[index].length) return false
+        index++
+        offset = 0
+      }
+      return true
+    }, done)
   }
 
   get ref(): Effect.Effect<void> {
@@ -468,7 +525,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     return this.rx.readable !== 0 || this.rx.isEnded || this.rx.isResetBy(Fifo.WRITER) || this.rx.isGone(Fifo.WRITER)
   }
 
-  private attemptRead(): ReadExit<Uint8Array> | undefined {
+  private attemptRead<A extends Uint8Array>(allocate: (bytes: number) => A): ReadExit<A> | undefined {
     if (this.isClosed || this.rx.isResetBy(Fifo.WRITER)) return this.nothingToRead()
     let readable = this.rx.readable
     if (readable === 0) {
@@ -478,7 +535,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
       if (readable === 0) return undefined
     }
     if (readable < 0) return this.corrupt()
-    const buffer = new Uint8Array(Math.min(readable, READ_BYTES))
+    const buffer = allocate(Math.min(readable, READ_BYTES))
     return Exit.map(this.taken(this.rx.dequeue(buffer, 0, buffer.length)), () => buffer)
   }
 

@@ -162,6 +162,22 @@ export class Refused extends Schema.TaggedError<Refused>()("Refused", {
 }
 
 /**
+ * Nobody has answered a connect to another host in time: it is down, or the
+ * way to it is cut.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class TimedOut extends Schema.TaggedError<TimedOut>()("TimedOut", {
+  endpoint: Schema.String,
+  millis: Schema.Finite
+}) {
+  override get message(): string {
+    return `${this.endpoint} has not answered for ${this.millis} ms: check that the host is up and the network leads there, then try again`
+  }
+}
+
+/**
  * There is no memory for what was tried.
  *
  * @category reasons
@@ -287,6 +303,7 @@ export const Reason = Schema.Union([
   WrongNamespaceSecret,
   QuotaExceeded,
   Refused,
+  TimedOut,
   AllocFailed,
   Closed,
   Reset,

@@ -51,6 +51,11 @@ const cases: {
     /finish some first, or attach it with a higher maxSessions$/
   ],
   Refused: [new SessionError.Refused({ endpoint, why: "the backlog is full" }), endpoint, "backlog", /try again/i],
+  TimedOut: [
+    new SessionError.TimedOut({ endpoint, millis: 1500 }),
+    `${endpoint} has not answered for 1500 ms`,
+    /check that the host is up.*try again$/
+  ],
   AllocFailed: [
     new SessionError.AllocFailed({ what: "a segment", bytes: 4096, cause: new Error("out of memory") }),
     "a segment",

@@ -3,8 +3,13 @@
  *
  * @since 0.1.0
  */
+export * as CutThroughDuplex from "./CutThroughDuplex.ts"
 export * as CutThroughHost from "./CutThroughHost.ts"
+export * as CutThroughNet from "./CutThroughNet.ts"
 export * as CutThroughNode from "./CutThroughNode.ts"
+export * as CutThroughSocket from "./CutThroughSocket.ts"
+export * as CutThroughSocketServer from "./CutThroughSocketServer.ts"
 export * as CutThroughWorker from "./CutThroughWorker.ts"
 export * as NativeCopy from "./NativeCopy.ts"
 export * as NodeKeepAlive from "./NodeKeepAlive.ts"
+export * as TcpTransport from "./TcpTransport.ts"

@@ -14,12 +14,13 @@ import type { Waiter } from "../runtime/Wake.ts"
 import type { Leases } from "../segment/SegmentContext.ts"
 import type * as SessionError from "../SessionError.ts"
 import type { AppWorker } from "./AppWorker.ts"
-import type { Session } from "./Session.ts"
+import type { Path, Session } from "./Session.ts"
 import type { Transport } from "./Transport.ts"
 
 /**
  * Both addresses of a connection: the dialled one, and a port that the client
- * got. The client's endpoint is made when somebody wants to see it.
+ * got. The client's endpoint is made when somebody wants to see it, unless a
+ * transport knows it.
  *
  * @category models
  * @since 0.1.0
@@ -27,15 +28,23 @@ import type { Transport } from "./Transport.ts"
 export class Dial {
   readonly server: Endpoint.Endpoint
   readonly clientPort: number
+  /** The way of the bytes behind the session layer, if they go on there. */
+  readonly path: Path | undefined
   private made: Endpoint.Endpoint | undefined = undefined
 
-  constructor(server: Endpoint.Endpoint, clientPort: number) {
+  constructor(server: Endpoint.Endpoint, clientPort: number, path?: Path) {
     this.server = server
     this.clientPort = clientPort
+    this.path = path
   }
 
   get client(): Endpoint.Endpoint {
     return (this.made ??= Endpoint.withPort(this.server, this.clientPort))
+  }
+
+  /** What the client is bound to, once a transport knows. */
+  set client(endpoint: Endpoint.Endpoint) {
+    this.made = endpoint
   }
 }
 

@@ -20,6 +20,7 @@ import type { Line } from "./AppThread.ts"
 import type { AppWorker } from "./AppWorker.ts"
 import type { Dial, HalfOpen } from "./HalfOpen.ts"
 import type { Transport } from "./Transport.ts"
+import type * as SessionError from "../SessionError.ts"
 
 /**
  * Where a session is in its life. The names and their order are those of VPP's
@@ -133,12 +134,13 @@ export interface Change {
 
 /**
  * The way of the bytes: `fiber` is shared memory between fibers of one thread,
- * `thread` the same between two threads.
+ * `thread` the same between two threads, `tcp` a connection to another process
+ * or host.
  *
  * @category models
  * @since 0.1.0
  */
-export type Path = "fiber" | "thread"
+export type Path = "fiber" | "thread" | "tcp"
 
 /**
  * A session as its application has it, in whichever thread that is: all that a
@@ -216,11 +218,14 @@ export class Session implements AppSession {
   isRxEnded = false
   /** Whether this side has closed by breaking off. */
   isReset = false
+  /** Why its application says no, for the client; set before it does, if it has more to say than that. */
+  refusal: SessionError.SessionError | undefined = undefined
   /** Told once when this side closes, before its FIFOs are given up. */
   owner: { readonly onClosing: () => void } | undefined = undefined
   /** Called once when nothing of it is left. */
   onClosed: (() => void) | undefined = undefined
-  private readonly dial: Dial
+  /** Its addresses. */
+  readonly dial: Dial
   private readonly changes: Feed<Change>
 
   constructor(
@@ -255,7 +260,7 @@ export class Session implements AppSession {
   }
 
   get path(): Path {
-    return this.line === undefined ? "fiber" : "thread"
+    return this.dial.path ?? (this.line === undefined ? "fiber" : "thread")
   }
 
   get local(): Endpoint.Endpoint {

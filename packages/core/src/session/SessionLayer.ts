@@ -207,6 +207,9 @@ const DEFAULT_FIFO_BYTES = 128 * 1024
 const DEFAULT_SEGMENT_BYTES = 128 * 1024 * 1024
 const DEFAULT_PENDING = 65_536
 
+/** Ports that are tried where any will do. */
+const PORT_TRIES = 16
+
 /** Asked again where time has passed, which the compiler does not know. */
 const isDetached = (app: App): boolean => app.isDetached
 
@@ -385,6 +388,21 @@ export const make = (
       return { listener, queue }
     })
 
+    /** A port that is free here may be taken elsewhere: where any will do, another one is tried. */
+    const bindAny = (
+      app: App,
+      requested: Endpoint.Endpoint,
+      options: BindOptions,
+      tries: number
+    ): Effect.Effect<Binding, SessionError.SessionError> =>
+      requested.port !== 0 || tries === 1
+        ? bindNow(app, requested, options)
+        : Effect.catchIf(
+            bindNow(app, requested, options),
+            ({ reason }) => reason._tag === "AlreadyListening",
+            () => bindAny(app, requested, options, tries - 1)
+          )
+
     // Which transports listen for it: they may come and go meanwhile.
     const started = new WeakMap<AppListener, Array<Transport>>()
 
@@ -434,7 +452,7 @@ export const make = (
         apps.remove(app.handle)
       },
       apps: () => apps,
-      bind: (app, endpoint, options) => binding.withLock(bindNow(app, endpoint, options)),
+      bind: (app, endpoint, options) => binding.withLock(bindAny(app, endpoint, options, PORT_TRIES)),
       unbind,
       getListener: (handle) => listeners.get(handle),
       listeners: () => listeners,

@@ -67,6 +67,22 @@ export const of = (layer: Layer): Transport => {
   return transport
 }
 
+/**
+ * Introduces a client to a listener that somebody else has found for it, another
+ * transport for example, without asking rules and tables. The rest is as in
+ * `connect` of a transport.
+ *
+ * @category operations
+ * @since 0.1.0
+ */
+export const introduce = (
+  layer: Layer,
+  client: AppWorker,
+  dial: Dial,
+  listener: HandleTable.Handle,
+  request: Request
+): HandleTable.Handle | SessionError.Reason => (of(layer) as CutThroughTransport).start(client, dial, listener, request)
+
 class CutThroughTransport implements Transport {
   readonly name = NAME
   readonly shortName = "CT"
@@ -101,10 +117,19 @@ class CutThroughTransport implements Transport {
   // ---------------------------------------------------------------------------
 
   connect(client: AppWorker, remote: Endpoint.Endpoint, request: Request): HandleTable.Handle | SessionError.Reason {
-    const { layer } = this
-    const dial = new Dial(remote, layer.ports.take())
+    const dial = new Dial(remote, this.layer.ports.take())
     const found = this.lookup(client, dial)
-    if (typeof found !== "number") return found
+    return typeof found === "number" ? this.start(client, dial, found, request) : found
+  }
+
+  /** With the listener at hand. */
+  start(
+    client: AppWorker,
+    dial: Dial,
+    found: HandleTable.Handle,
+    request: Request
+  ): HandleTable.Handle | SessionError.Reason {
+    const { layer } = this
     const refused = client.app.whyNotConnect()
     if (refused !== undefined) return refused
     layer.counters.connects++
@@ -315,6 +340,8 @@ class CutThroughTransport implements Transport {
     tell(server, "Reset")
     this.layer.segments.release(leases.client)
     if (server.queue?.remove(server) === true) this.reset(server)
+    // Somebody is at work on its answer.
+    else server.doorbell.ring()
   }
 
   // ---------------------------------------------------------------------------
@@ -365,7 +392,7 @@ class CutThroughTransport implements Transport {
     const halfOpen = this.layer.connections.getHalfOpen(session.halfOpen)!
     const isThere = this.layer.getListener(session.listener) !== undefined
     const no = isThere ? "its application said no" : NOBODY_LISTENS
-    const error = refusal(halfOpen, isGone ? "its application has died" : no)
+    const error = session.refusal ?? refusal(halfOpen, isGone ? "its application has died" : no)
     this.settle(halfOpen, error)
     this.layer.segments.release(halfOpen.leases!.client)
     return halfOpen.request.answer(error)
@@ -434,8 +461,8 @@ class CutThroughTransport implements Transport {
     return this.layer.connections.getHalfOpen(handle)
   }
 
-  formatSession({ handle, local, remote, worker }: Session): string {
-    return `[${worker}:${HandleTable.indexOf(handle)}][CT:T] ${Endpoint.format(local)}->${Endpoint.format(remote)}`
+  formatSession({ dial, handle, local, remote, worker }: Session): string {
+    return `[${worker}:${HandleTable.indexOf(handle)}][${dial.path === undefined ? "CT" : dial.path.toUpperCase()}:T] ${Endpoint.format(local)}->${Endpoint.format(remote)}`
   }
 
   formatListener({ endpoint, handle, isProxy }: AppListener): string {

@@ -590,7 +590,7 @@ class GuestSession implements AppSession, Target {
   }
 
   get path(): Path {
-    return this.info.pair === 0 ? "fiber" : "thread"
+    return this.info.pair === 0 && this.info.path === "thread" ? "fiber" : this.info.path
   }
 
   get state(): State {

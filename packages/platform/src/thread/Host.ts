@@ -646,6 +646,7 @@ class Guest implements AppThread, Source {
       session: id,
       name: session.format(),
       side: session.side,
+      path: session.path,
       state: session.state,
       local: Protocol.encodeEndpoint(session.local),
       remote: Protocol.encodeEndpoint(session.remote),

@@ -11,7 +11,7 @@
  * @since 0.1.0
  */
 import type { AppEvent } from "@cut-through/core/session/AppEvent"
-import type { State } from "@cut-through/core/session/Session"
+import type { Path, State } from "@cut-through/core/session/Session"
 import type { AttachOptions } from "@cut-through/core/session/SessionLayer"
 import type { Side } from "@cut-through/core/segment/SegmentContext"
 import * as Endpoint from "@cut-through/core/Endpoint"
@@ -129,6 +129,7 @@ export interface SessionInfo {
   readonly session: number
   readonly name: string
   readonly side: Side
+  readonly path: Path
   readonly state: State
   readonly local: string
   readonly remote: string

@@ -1,0 +1,323 @@
+/**
+ * Effect's `Socket` over cut-through connections: what `NodeSocket` is over TCP.
+ *
+ * Programs that take a `Socket` run over it unchanged: RPC clients, DevTools,
+ * channels, protocols of one's own. A peer in this process is reached through
+ * shared memory; with `TcpTransport` in the session layer all others are reached
+ * over TCP, with the same socket.
+ *
+ * **Differences from NodeSocket.** A peer that breaks off or dies ends the
+ * reader with a `SocketCloseError` of code 1006, where `NodeSocket` says
+ * `SocketReadError`. `upgrade` is not supported: there is nothing between the
+ * two ends that anybody could listen to.
+ *
+ * @since 0.1.0
+ */
+import { Application } from "@cut-through/core/Application"
+import * as Connection from "@cut-through/core/Connection"
+import * as SessionError from "@cut-through/core/SessionError"
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Latch from "effect/Latch"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Scope from "effect/Scope"
+import * as Socket from "effect/socket/Socket"
+import { resolve, type Target } from "./internal/target.ts"
+
+/**
+ * How to connect.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  /** How long acquiring the reader waits for an answer. Default: as long as it takes. */
+  readonly openTimeout?: Duration.Input | undefined
+}
+
+/**
+ * A socket whose reader connects to an endpoint each time it is acquired: what
+ * `NodeSocket.makeNet` is for TCP. The endpoint may also be a text such as
+ * `tcp://localhost:7000`, or a host and a port.
+ *
+ * **Example** (A request and an answer)
+ *
+ * ```ts
+ * import { Application, Endpoint } from "@cut-through/core"
+ * import { CutThroughNode, CutThroughSocket } from "@cut-through/platform"
+ * import { Effect, Stream } from "effect"
+ *
+ * const program = Effect.gen(function*() {
+ *   const listener = yield* Application.listen(Endpoint.tcp("127.0.0.1", 7000))
+ *   yield* Effect.forkScoped(listener.run(({ sink, stream }) => Stream.run(stream, sink)))
+ *   const socket = yield* CutThroughSocket.make("tcp://127.0.0.1:7000")
+ *   const { write } = yield* socket.writer
+ *   const { pull } = yield* socket.reader
+ *   yield* write("hello")
+ *   const [bytes] = yield* pull
+ *   return new TextDecoder().decode(bytes as Uint8Array)
+ * })
+ *
+ * await Effect.runPromise(program.pipe(Effect.scoped, Effect.provide(CutThroughNode.layer))) // => "hello"
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (target: Target, options?: Options): Effect.Effect<Socket.Socket, never, Application> =>
+  Effect.flatMap(Application, (application) =>
+    fromConnection(
+      Effect.flatMap(resolve(target, "127.0.0.1"), (endpoint) => application.connect(endpoint)),
+      options
+    )
+  )
+
+/**
+ * A socket over connections that `open` makes, one for each time its reader is
+ * acquired.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromConnection = <R>(
+  open: Effect.Effect<Connection.Connection, SessionError.SessionError | Socket.SocketError, R>,
+  options?: Options
+): Effect.Effect<Socket.Socket, never, Exclude<R, Scope.Scope>> =>
+  Effect.withFiber<Socket.Socket, never, Exclude<R, Scope.Scope>>((fiber) => {
+    const services = fiber.context as Context.Context<R>
+    const opened = Latch.makeUnsafe(false)
+    let current: Line | undefined
+
+    const reader = Effect.gen(function* () {
+      const scope = yield* Effect.scope
+      const own = Scope.makeUnsafe()
+      let line: Line | undefined
+      yield* Scope.addFinalizer(
+        scope,
+        Effect.suspend(() => {
+          if (line === undefined) return Scope.close(own, Exit.void)
+          if (current === line) {
+            current = undefined
+            opened.closeUnsafe()
+          }
+          return line.release(Scope.close(own, Exit.void))
+        })
+      )
+      const connection = yield* Scope.provide(Effect.mapError(open, asOpenError), own).pipe(
+        options?.openTimeout === undefined
+          ? (effect) => effect
+          : Effect.timeoutOrElse({
+              duration: options.openTimeout,
+              orElse: () => Effect.fail(openError("Timeout", new Error("nobody has answered in time")))
+            })
+      )
+      line = new Line(connection)
+      current = line
+      opened.openUnsafe()
+      return { pull: line.pull, upgrade: Socket.SocketUpgradeError.unsupported }
+    }).pipe(
+      Effect.updateContext((own: Context.Context<Scope.Scope>) => Context.merge(services, own))
+    ) as Socket.Socket["reader"]
+
+    const write: Socket.Writer["write"] = (chunk) =>
+      Effect.suspend(() => {
+        if (current === undefined) return opened.whenOpen(write(chunk))
+        return Socket.isCloseEvent(chunk) ? current.closeWith(chunk) : current.write([bytesOf(chunk)])
+      })
+    const writeAll: Socket.Writer["writeAll"] = (chunks) =>
+      Effect.suspend(() =>
+        current === undefined ? opened.whenOpen(writeAll(chunks)) : current.write(chunks.map(bytesOf))
+      )
+    const writer = Effect.acquireRelease(Effect.succeed({ write, writeAll }), () => Effect.sync(() => current?.end()))
+
+    return Effect.succeed(Socket.make({ reader, writer }))
+  })
+
+/**
+ * {@link make} as the `Socket` of a program: in the place of
+ * `NodeSocket.layerNet`.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (target: Target, options?: Options): Layer.Layer<Socket.Socket, never, Application> =>
+  Layer.effect(Socket.Socket, make(target, options))
+
+const encoder = new TextEncoder()
+
+const bytesOf = (chunk: Uint8Array | string): Uint8Array => (typeof chunk === "string" ? encoder.encode(chunk) : chunk)
+
+const allocate = (bytes: number): Uint8Array => new Uint8Array(bytes)
+
+const openError = (kind: "Unknown" | "Timeout", cause: unknown): Socket.SocketError =>
+  new Socket.SocketError({ reason: new Socket.SocketOpenError({ kind, cause }) })
+
+const asOpenError = (error: SessionError.SessionError | Socket.SocketError): Socket.SocketError =>
+  error instanceof SessionError.SessionError
+    ? openError(error.reason._tag === "TimedOut" ? "Timeout" : "Unknown", error)
+    : error
+
+const closeError = (code: number, closeReason?: string): Socket.SocketError =>
+  new Socket.SocketError({ reason: new Socket.SocketCloseError({ code, closeReason }) })
+
+const asReadError = (error: SessionError.SessionError | Cause.Done): Socket.SocketError => {
+  if (Cause.isDone(error)) return closeError(1000)
+  const { _tag } = error.reason
+  return _tag === "CorruptSegment"
+    ? new Socket.SocketError({ reason: new Socket.SocketReadError({ cause: error }) })
+    : closeError(1006, error.message)
+}
+
+const asWriteError = (cause: unknown): Socket.SocketError =>
+  new Socket.SocketError({ reason: new Socket.SocketWriteError({ cause }) })
+
+/** One connection of a socket, from when its reader has been acquired until it is released. */
+class Line {
+  private readonly connection: Connection.Connection
+  /** What was read and that nobody has pulled: whoever pulled was interrupted on the way. */
+  private pending: Uint8Array | undefined = undefined
+  private failure: Socket.SocketError | undefined = undefined
+  private waiter: ((exit: Exit.Exit<void>) => void) | undefined = undefined
+  private giveUp: (() => void) | undefined = undefined
+  private isTaking = false
+  private writing = 0
+  private wantsEnd = false
+  private afterWrites: Array<() => void> = []
+
+  constructor(connection: Connection.Connection) {
+    this.connection = connection
+  }
+
+  // What was read stays here until the very step that hands it out, in which nothing can come between.
+
+  readonly pull: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.suspend(() => {
+    this.take()
+    return this.isReady ? this.deliver : this.wait
+  })
+
+  private readonly deliver: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.suspend(() => {
+    const { failure, pending } = this
+    if (pending !== undefined) {
+      this.pending = undefined
+      return Exit.succeed([pending] as const)
+    }
+    return failure === undefined ? this.pull : Exit.fail(failure)
+  })
+
+  private readonly wait: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.flatMap(
+    Effect.callback<void>((resume) => {
+      this.take()
+      if (this.isReady) return resume(Exit.void)
+      this.waiter = resume
+      return Effect.sync(() => {
+        if (this.waiter !== resume) return
+        this.waiter = undefined
+        this.stopTaking()
+      })
+    }),
+    () => this.deliver
+  )
+
+  private get isReady(): boolean {
+    return this.pending !== undefined || this.failure !== undefined
+  }
+
+  private take(): void {
+    if (this.isReady || this.isTaking) return
+    this.isTaking = true
+    const giveUp = Connection.takeUnsafe(this.connection, allocate, (exit) => {
+      this.isTaking = false
+      this.giveUp = undefined
+      if (Exit.isSuccess(exit)) this.pending = exit.value
+      else this.failure ??= asReadError(Option.getOrThrow(Exit.findErrorOption(exit)))
+      this.wake()
+    })
+    if (this.isTaking) this.giveUp = giveUp
+  }
+
+  private stopTaking(): void {
+    this.giveUp?.()
+    this.giveUp = undefined
+    this.isTaking = false
+  }
+
+  /** The only place where a pull that waits is woken. */
+  private wake(): void {
+    const { waiter } = this
+    this.waiter = undefined
+    waiter?.(Exit.void)
+  }
+
+  /** What has been begun is written to its end, whoever waits for it: half a message would spoil all that follow. */
+  write(chunks: ReadonlyArray<Uint8Array>): Effect.Effect<void, Socket.SocketError> {
+    return Effect.callback((resume) => {
+      this.writing++
+      Connection.writeAllUnsafe(this.connection, chunks, (exit) => {
+        this.writing--
+        resume(Exit.mapError(exit, asWriteError))
+        if (this.writing > 0) return
+        if (this.wantsEnd) Effect.runSync(this.connection.end)
+        for (const next of this.afterWrites.splice(0)) next()
+      })
+    })
+  }
+
+  /** Behind what is being written. */
+  end(): void {
+    this.wantsEnd = true
+    if (this.writing === 0) Effect.runSync(this.connection.end)
+  }
+
+  closeWith({ code }: Socket.CloseEvent): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const isNormal = code <= 1000
+      this.over(
+        isNormal
+          ? closeError(1000)
+          : new Socket.SocketError({
+              reason: new Socket.SocketReadError({ cause: new Error(`closed with code ${code}`) })
+            })
+      )
+      if (!isNormal) return this.connection.reset
+      this.discard()
+      return this.connection.close
+    })
+  }
+
+  /** Closes as a socket does: what is being written arrives, and who pulls is told. */
+  release(close: Effect.Effect<void>): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.over(closeError(1006))
+      if (this.writing === 0) {
+        this.discard()
+        return close
+      }
+      this.afterWrites.push(() => {
+        this.discard()
+        Effect.runFork(close)
+      })
+      return Effect.void
+    })
+  }
+
+  private over(failure: Socket.SocketError): void {
+    this.stopTaking()
+    this.pending = undefined
+    this.failure ??= failure
+    this.wake()
+  }
+
+  /** What has arrived and nobody will read: closing with that at hand would be a reset. */
+  private discard(): void {
+    for (let isMore = true; isMore;) {
+      isMore = false
+      Connection.takeUnsafe(this.connection, allocate, (exit) => {
+        isMore = Exit.isSuccess(exit)
+      })()
+    }
+  }
+}
