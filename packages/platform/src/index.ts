@@ -6,6 +6,7 @@
 export * as CutThroughDuplex from "./CutThroughDuplex.ts"
 export * as CutThroughHost from "./CutThroughHost.ts"
 export * as CutThroughNet from "./CutThroughNet.ts"
+export * as CutThroughHttp from "./CutThroughHttp.ts"
 export * as CutThroughNode from "./CutThroughNode.ts"
 export * as CutThroughSocket from "./CutThroughSocket.ts"
 export * as CutThroughSocketServer from "./CutThroughSocketServer.ts"
