@@ -62,47 +62,54 @@ export const make = (
       )
     })
 
-    const run = Effect.fnUntraced(function* <R, E, _>(handler: (socket: Socket.Socket) => Effect.Effect<_, E, R>) {
-      const services = Context.omit(Scope.Scope)(yield* Effect.context<R>()) as Context.Context<R>
-      const serving = yield* Scope.make()
-      const serve = (connection: Connection, own: Scope.Closeable): void => {
-        let isTaken = false
-        const once = Effect.suspend(() => {
-          if (isTaken)
-            return Effect.fail(new Socket.SocketError({ reason: new Socket.SocketCloseError({ code: 1000 }) }))
-          isTaken = true
-          return Effect.as(
-            Effect.addFinalizer(() => Scope.close(own, Exit.void)),
-            connection
+    const run = <R, E, _>(handler: (socket: Socket.Socket) => Effect.Effect<_, E, R>): Effect.Effect<never, never, R> =>
+      Effect.contextWith((context: Context.Context<R>) => {
+        const services = Context.omit(Scope.Scope)(context) as Context.Context<R>
+        const serving = Scope.makeUnsafe()
+        const serve = (connection: Connection, own: Scope.Closeable): void => {
+          let isTaken = false
+          const once = Effect.suspend(() => {
+            if (isTaken) {
+              return Effect.fail(new Socket.SocketError({ reason: new Socket.SocketCloseError({ code: 1000 }) }))
+            }
+            isTaken = true
+            return Effect.as(
+              Effect.addFinalizer(() => Scope.close(own, Exit.void)),
+              connection
+            )
+          })
+          const served = Effect.flatMap(CutThroughSocket.fromConnection(once), handler).pipe(
+            Effect.ignoreCause({ log: "Unhandled", message: "Unhandled error in SocketServer" }),
+            // A reader that was acquired closes the connection itself, behind what is still being written.
+            Effect.ensuring(Effect.suspend(() => (isTaken ? Effect.void : Scope.close(own, Exit.void))))
+          )
+          const withConnection = Context.add(services, Connection, connection)
+          Fiber.runIn(Effect.runForkWith(withConnection)(served as Effect.Effect<void>), serving)
+        }
+        // Not on this stack: whoever is served there may interrupt this fiber, before it has anything to clean up.
+        const begin = Effect.suspend(() => {
+          handlers.push(serve)
+          if (accepting !== undefined) return Effect.void
+          return Effect.map(
+            Effect.forkIn(Effect.ignore(Effect.forever(next, { disableYield: true })), scope),
+            (fiber) => {
+              accepting = fiber
+            }
           )
         })
-        const served = Effect.flatMap(CutThroughSocket.fromConnection(once), handler).pipe(
-          Effect.ignoreCause({ log: "Unhandled", message: "Unhandled error in SocketServer" }),
-          // A reader that was acquired closes the connection itself, behind what is still being written.
-          Effect.ensuring(Effect.suspend(() => (isTaken ? Effect.void : Scope.close(own, Exit.void))))
-        )
-        Fiber.runIn(
-          Effect.runForkWith(Context.add(services, Connection, connection))(served as Effect.Effect<void>),
-          serving
-        )
-      }
-      handlers.push(serve)
-      accepting ??= Fiber.runIn(
-        Effect.runForkWith(services as Context.Context<never>)(
-          Effect.ignore(Effect.forever(next, { disableYield: true }))
-        ),
-        scope
-      )
-      return yield* Effect.callback<never>(() =>
-        Effect.suspend(() => {
+        const end = Effect.suspend(() => {
           handlers.splice(handlers.indexOf(serve), 1)
           const fiber = accepting
           if (handlers.length > 0 || fiber === undefined) return Effect.void
           accepting = undefined
           return Fiber.interrupt(fiber)
         })
-      ).pipe(Effect.ensuring(Scope.close(serving, Exit.void)))
-    })
+        return Effect.acquireUseRelease(
+          begin,
+          () => Effect.never,
+          () => Effect.andThen(end, Scope.close(serving, Exit.void))
+        )
+      })
 
     return SocketServer.SocketServer.of({ address: listener.address, run })
   })

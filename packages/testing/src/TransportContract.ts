@@ -563,6 +563,32 @@ const ofServers: ReadonlyArray<Case> = [
     })
   ),
   contract(
+    "a server that is closed while it serves ends its handlers first, also when one of them has just answered",
+    Effect.gen(function* () {
+      const { connect, listen } = yield* Transport
+      let serving = 0
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const server = yield* listen
+          yield* Effect.forkScoped(
+            server.run((socket) =>
+              Effect.gen(function* () {
+                const { pull, writer } = yield* open(socket)
+                serving++
+                yield* Effect.addFinalizer(() => Effect.sync(() => void serving--))
+                return yield* Effect.forever(Effect.flatMap(pull, writer.writeAll))
+              }).pipe(Effect.scoped)
+            )
+          )
+          const client = yield* open(yield* connect(server.address))
+          yield* client.writer.write("ping")
+          yield* sameBytes(yield* read(client, 4), bytesOf("ping"), "the answer")
+        })
+      )
+      yield* same(serving, 0, "handlers that go on")
+    })
+  ),
+  contract(
     "a connection is handed over once",
     Effect.gen(function* () {
       const { connect, listen } = yield* Transport
