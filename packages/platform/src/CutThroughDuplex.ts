@@ -368,9 +368,20 @@ export class CutThroughDuplex extends Duplex {
     how(this.#pump)
   }
 
-  /** Delivers what has arrived as long as it is wanted, then waits for more. */
   readonly #pump = (): void => {
     this.#isScheduled = false
+    let hasThrown = true
+    try {
+      this.#deliverAll()
+      hasThrown = false
+    } finally {
+      // A listener has thrown, and somebody may take that well.
+      if (hasThrown) this.#schedule(afterTurn)
+    }
+  }
+
+  /** Delivers what has arrived as long as it is wanted, then waits for more. */
+  #deliverAll(): void {
     for (let left = CHUNKS_PER_TURN; this.#isReading && !this.destroyed && this.#connection !== undefined; left--) {
       if (left === 0) return this.#schedule(afterTurn)
       const taken = this.#taken ?? this.#take(this.#connection)

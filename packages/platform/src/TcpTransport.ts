@@ -31,13 +31,16 @@ import type { Transport } from "@cut-through/core/session/Transport"
 import * as SessionError from "@cut-through/core/SessionError"
 import * as CutThroughTransport from "@cut-through/core/transport/CutThroughTransport"
 import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
 import * as Scope from "effect/Scope"
+import * as Tracer from "effect/Tracer"
 import { Buffer } from "node:buffer"
 import * as Net from "node:net"
 
@@ -114,6 +117,12 @@ export const make = (
     const scope = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.interrupt()))
     const transport = new TcpTransport(layer, app, binding.listener, scope, options, (reason) => {
       Effect.runForkWith(context)(Metric.update(Metric.withAttributes(fallthrough, { reason }), 1))
+      // Who connects is on this stack, in the span of its connect if anybody looks.
+      const fiber = Fiber.getCurrent()
+      const span = fiber === undefined ? undefined : Context.getOrUndefined(fiber.context, Tracer.ParentSpan)
+      if (span?._tag !== "Span") return
+      span.attribute("cut-through.path", NAME)
+      span.attribute("cut-through.fallthrough", reason)
     })
     const serve = (): void => {
       Acceptor.take(layer, binding.queue, false, (session) => {
@@ -283,7 +292,9 @@ class TcpTransport implements Transport {
       const onError = (error: NodeJS.ErrnoException) => resume(Effect.fail(whyNotListening(endpoint, error)))
       server.once("error", onError)
       server.on("connection", (socket) => this.arrived(listener, socket))
-      server.listen({ host: addressOf(endpoint), port: endpoint.port, ipv6Only: false, exclusive: true }, () => {
+      // `::` is every IPv6 address, as it is for connects that stay here.
+      const ipv6Only = endpoint._tag === "InetAddressV6"
+      server.listen({ host: addressOf(endpoint), port: endpoint.port, ipv6Only, exclusive: true }, () => {
         server.off("error", onError)
         server.on("error", (error) => void Effect.runFork(Effect.logError("A TCP port failed", error)))
         this.ports.set(listener, server)

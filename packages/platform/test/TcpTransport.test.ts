@@ -1,10 +1,11 @@
 import { Application, type Connection, Endpoint, type SessionError, Sessions } from "@cut-through/core"
 import type { SessionLayer } from "@cut-through/core/session/SessionLayer"
-import { CutThroughNode, TcpTransport } from "@cut-through/platform"
+import { CutThroughHost, CutThroughNode, CutThroughWorker, TcpTransport } from "@cut-through/platform"
 import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Exit, Fiber, Layer, Metric, type Scope } from "effect"
+import { Cause, Effect, Exit, Fiber, Layer, Metric, type Scope, Tracer } from "effect"
 import * as Net from "node:net"
+import { MessageChannel } from "node:worker_threads"
 import { misplaced, pattern, reasonOf } from "../../core/test/fixtures.ts"
 
 const MIB = 1024 * 1024
@@ -364,5 +365,64 @@ describe("TcpTransport", () => {
       yield* Application.connect(server.endpoint)
       assert.strictEqual((yield* count) - before, 1)
     })
+  )
+
+  test(
+    "says so in the span of the connect, where somebody looks",
+    Effect.gen(function* () {
+      const spans: Array<Tracer.Span> = []
+      const tracer = Tracer.make({
+        span(options) {
+          const span = new Tracer.NativeSpan(options)
+          spans.push(span)
+          return span
+        }
+      })
+      const server = yield* serve(() => {})
+      yield* Effect.withTracer(Application.connect(server.endpoint), tracer)
+      const connect = spans.find(({ name }) => name === "cut-through.connect")
+      assert.deepStrictEqual(Object.fromEntries(connect?.attributes ?? []), {
+        "cut-through.endpoint": Endpoint.format(server.endpoint),
+        "cut-through.path": "tcp",
+        "cut-through.fallthrough": "no-listener"
+      })
+    })
+  )
+
+  it.live("applications in other threads have it too", () =>
+    Effect.gen(function* () {
+      const host = yield* CutThroughHost.CutThroughHost
+      const { port1, port2 } = new MessageChannel()
+      host.accept(port1)
+      const services = yield* Layer.build(Layer.fresh(CutThroughWorker.layerPort(port2, { name: "guest" })))
+      yield* Effect.gen(function* () {
+        const server = yield* serve((socket) => socket.pipe(socket))
+        const connection = yield* Application.connect(server.endpoint)
+        assert.strictEqual(connection.info.path, "tcp")
+        assert.strictEqual(connection.info.local.port, server.sockets[0].remotePort)
+        yield* Effect.forkScoped(Effect.andThen(connection.write(pattern(MIB)), connection.end))
+        assert.strictEqual(misplaced(yield* drain(connection)), -1)
+
+        const listener = yield* Application.listen(Endpoint.tcp("127.0.0.1", 0))
+        yield* Effect.forkScoped(listener.run(echo))
+        const client = yield* dial(listener.address)
+        const chunks: Array<Buffer> = []
+        client.on("data", (chunk) => void chunks.push(chunk))
+        client.end(pattern(MIB))
+        yield* event(client, "end")
+        assert.strictEqual(misplaced(Buffer.concat(chunks)), -1)
+        assert.strictEqual(Buffer.concat(chunks).length, MIB)
+      }).pipe(Effect.scoped, Effect.provide(services))
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(
+        CutThroughHost.layer({ name: "tcp" }).pipe(
+          Layer.provideMerge(TcpTransport.layer()),
+          Layer.provideMerge(Leaks.layerSessions()),
+          Layer.provide(CutThroughNode.layerCopy),
+          Layer.fresh
+        )
+      )
+    )
   )
 })
