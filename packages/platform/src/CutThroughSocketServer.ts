@@ -30,7 +30,7 @@ import { resolve, type Target } from "./internal/target.ts"
  *
  * Connections that come before `run` wait in the listener's backlog. While
  * several fibers `run` the server, the one that began last serves what comes.
- * Handlers find the connection under the key `Connection`.
+ * Handlers find the connection with `Effect.serviceOption(Connection)`.
  *
  * @category constructors
  * @since 0.1.0

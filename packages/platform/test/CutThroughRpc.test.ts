@@ -4,12 +4,12 @@ import { CutThroughNode, CutThroughSocket, CutThroughSocketServer } from "@cut-t
 import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Layer, type Scope, Stream } from "effect"
-import { RpcClient, RpcServer } from "effect/rpc"
+import { RpcClient, type RpcClientError, RpcServer } from "effect/rpc"
 import { Worker } from "node:worker_threads"
 import { Calls, handlers, produced, serializations, Unknown } from "./rpc-fixtures.ts"
 import { atRest } from "./thread/life-fixtures.ts"
 
-type Client = RpcClient.FromGroup<typeof Calls>
+type Client = RpcClient.FromGroup<typeof Calls, RpcClientError.RpcClientError>
 
 const client = (
   target: { readonly host: string; readonly port: number },
