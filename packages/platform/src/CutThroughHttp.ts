@@ -102,7 +102,9 @@ export const attach = <S extends AnyServer>(
     listening: { get: () => inner.listening, configurable: true },
     maxConnections: {
       get: () => inner.maxConnections,
-      set: (most: number) => void (inner.maxConnections = most),
+      set(most: number) {
+        inner.maxConnections = most
+      },
       configurable: true
     }
   })

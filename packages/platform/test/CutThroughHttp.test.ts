@@ -19,7 +19,7 @@ import * as Http2 from "node:http2"
 import type { AddressInfo } from "node:net"
 import { text } from "node:stream/consumers"
 import * as Undici from "undici"
-import WebSocket from "ws"
+import { WebSocket } from "ws"
 import { misplaced, pattern } from "../../core/test/fixtures.ts"
 
 const sessions = Layer.provide(Leaks.layerSessions(), CutThroughNode.layerCopy)

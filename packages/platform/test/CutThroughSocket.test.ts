@@ -6,7 +6,7 @@ import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Layer, Option, Queue, type Scope, Stream } from "effect"
 import { Socket, SocketServer } from "effect/socket"
-import { misplaced, pattern } from "../../core/test/fixtures.ts"
+import { misplaced, pattern, reasonOf } from "../../core/test/fixtures.ts"
 
 type Services = Application.Application | SessionLayer
 
@@ -170,7 +170,7 @@ describe("CutThroughSocket", () => {
       const { pull, write } = yield* open(yield* CutThroughSocket.make("tcp://127.0.0.1:7000"))
       const server = yield* listener.accept
       yield* write(new Socket.CloseEvent(1011))
-      assert.strictEqual((yield* Effect.flip(server.read) as Effect.Effect<any>).reason._tag, "Reset")
+      assert.strictEqual(reasonOf(yield* Effect.exit(server.read)), "Reset")
       assert.strictEqual(why(yield* Effect.exit(pull))?._tag, "SocketReadError")
     }))
 
@@ -204,7 +204,8 @@ describe("CutThroughSocketServer", () => {
       yield* CutThroughSocketServer.make("tcp://127.0.0.1:7000")
       const reason = why(yield* Effect.exit(CutThroughSocketServer.make("tcp://127.0.0.1:7000")))
       assert.strictEqual(reason?._tag, "SocketServerOpenError")
-      assert.strictEqual((reason?.cause as SessionError.SessionError).reason._tag, "AlreadyListening")
+      const { cause } = reason as SocketServer.SocketServerOpenError
+      assert.strictEqual((cause as SessionError.SessionError).reason._tag, "AlreadyListening")
     }))
 
   test("says which port it got, and is found on all addresses", () =>
