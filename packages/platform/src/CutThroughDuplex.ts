@@ -502,12 +502,22 @@ export class CutThroughDuplex extends Duplex {
     const onWritten = this.#onWritten
     const sent = this.#sent
     if (onWritten === undefined || sent === undefined) return
+    // What the other side had written before it closed comes first, as it does with TCP.
+    if (Exit.isFailure(sent) && this.#hasMore()) return afterTurn(this.#written)
     this.#onWritten = this.#sent = undefined
     if (this.#hasEnded) this.#hold()
     if (Exit.isFailure(sent)) return onWritten(toNodeError(Cause.squash(sent.cause), "write"))
     this.#bytesDone += this.#sentBytes
     this.touch()
     onWritten()
+  }
+
+  /** Whether something has arrived that will soon be delivered. */
+  #hasMore(): boolean {
+    const isWanted = this.#isReading || this.readableLength < this.readableHighWaterMark
+    // Who listens to `readable` counts as paused, and reads.
+    const isPaused = this.isPaused() && this.listenerCount("readable") === 0
+    return isWanted && !isPaused && this.#connection !== undefined && this.#connection.info.rx.used > 0
   }
 
   override _final(callback: Callback): void {
