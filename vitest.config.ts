@@ -3,16 +3,15 @@ import { defineConfig } from "vitest/config"
 const source = "@cut-through/source"
 const conditions = [source, "node"]
 const report = process.env.TEST_REPORT
-// Minutes of threads that die under load: `npm run test:long` runs those, and nothing else.
-const long = "packages/*/test/**/*.long.test.ts"
-const onlyLong = process.env.CUT_THROUGH_LONG !== undefined
+// Those that take long and do not depend on the version of Node: left out when it is another one's turn.
+const long = process.env.CUT_THROUGH_SHORT === undefined ? [] : ["packages/*/test/**/*.long.test.ts"]
 
 export default defineConfig({
   resolve: { conditions },
   ssr: { resolve: { conditions } },
   test: {
-    include: onlyLong ? [long] : ["packages/*/test/**/*.test.ts", "examples/**/*.test.ts"],
-    exclude: onlyLong ? ["**/node_modules/**"] : ["**/node_modules/**", long],
+    include: ["packages/*/test/**/*.test.ts", "examples/**/*.test.ts"],
+    exclude: ["**/node_modules/**", ...long],
     pool: "forks",
     // Nothing asserts how long it takes, and a busy machine takes long.
     testTimeout: 60_000,

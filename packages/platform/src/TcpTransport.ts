@@ -559,6 +559,8 @@ const whyNotConnected = (
     case "ENETUNREACH":
     case "EADDRNOTAVAIL":
       return new SessionError.NoRoute({ endpoint })
+    case "ECONNRESET":
+      return new SessionError.Reset({ endpoint, bytesReceived: 0 })
     case "ECONNREFUSED":
       return new SessionError.Refused({ endpoint, why: "nobody listens there" })
     default:
