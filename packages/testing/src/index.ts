@@ -3,5 +3,10 @@
  *
  * @since 0.1.0
  */
+export * as Faults from "./Faults.ts"
+export * as Interleavings from "./Interleavings.ts"
 export * as Leaks from "./Leaks.ts"
 export * as LockTrace from "./LockTrace.ts"
+export * as Simulation from "./Simulation.ts"
+export * as TestNetwork from "./TestNetwork.ts"
+export * as TransportContract from "./TransportContract.ts"

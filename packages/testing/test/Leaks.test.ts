@@ -13,8 +13,10 @@ import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
+import * as Net from "node:net"
 
 const endpoint = Endpoint.tcp("127.0.0.1", 7000)
 
@@ -218,5 +220,58 @@ describe("Leaks", () => {
       }).pipe(Effect.scoped, Effect.provide(Leaks.layerTest))
       assert.strictEqual((yield* Effect.flip(Leaks.check)).residue.sessions, 2)
     }).pipe(Effect.scoped, Effect.provide(Leaks.layerTest))
+  )
+
+  it.effect("what is left has an owner, and a place where it came about", () =>
+    Effect.gen(function* () {
+      const openAndForget = Effect.fn("openAndForget")(function* () {
+        return yield* Application.connect(endpoint)
+      })
+      yield* Application.listen(endpoint)
+      yield* openAndForget().pipe(Effect.withSpan("the request"))
+      const { items, message } = yield* Effect.flip(Leaks.check)
+      assert.deepStrictEqual(
+        items.map(({ owner, what }) => `${what} of ${owner}`),
+        ["session of test/0", "session of test/0", "segment of test/0"]
+      )
+      for (const { place } of items.slice(0, 2)) {
+        assert.match(place ?? "", /^fiber #\d+ in .*openAndForget \(.*Leaks\.test\.ts.*\) in the request/)
+      }
+      assert.include(message, `session ${items[0].name} of test/0, made by fiber #`)
+      assert.include(items[2].name, "of the listener test 127.0.0.1:7000, with 1 leases of clients and 1 of servers")
+    }).pipe(Effect.scoped, Effect.provide(Leaks.layerTest))
+  )
+
+  it.effect("a half-open has an owner, too", () =>
+    Effect.gen(function* () {
+      yield* Application.listen(endpoint, { approval: "application" })
+      const connecting = yield* Effect.forkChild(Application.connect(endpoint), { startImmediately: true })
+      const { items } = yield* Effect.flip(Leaks.check)
+      assert.includeMembers(
+        items.map(({ owner, what }) => `${what} of ${owner}`),
+        ["half-open of test/0"]
+      )
+      yield* Fiber.interrupt(connecting)
+    }).pipe(Effect.scoped, Effect.provide(Leaks.layerTest))
+  )
+
+  it.live("handles of the platform are counted", () =>
+    Effect.gen(function* () {
+      let server: Net.Server | undefined
+      const open = Effect.callback<void>((resume) => {
+        server = Net.createServer().listen(0, "127.0.0.1", () => resume(Effect.void))
+      })
+      const error = yield* Effect.flip(Leaks.withoutHandles(open))
+      assert.strictEqual(error.left["TCPServerWrap"], 1)
+      assert.include(error.message, "1 TCPServerWrap")
+      yield* Effect.callback<void>((resume) => void server?.close(() => resume(Effect.void)))
+      const before = yield* Leaks.handles
+      yield* Effect.gen(function* () {
+        const listener = yield* Application.listen(endpoint)
+        yield* Application.connect(listener.address)
+        const { TCPServerWrap, TCPSocketWrap } = yield* Leaks.handles
+        assert.deepStrictEqual([TCPServerWrap, TCPSocketWrap], [before["TCPServerWrap"], before["TCPSocketWrap"]])
+      }).pipe(Effect.scoped, Effect.provide(Leaks.layerTest))
+    })
   )
 })
