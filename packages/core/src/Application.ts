@@ -300,7 +300,7 @@ export const detach = (layer: SessionLayer["Service"], app: App, isGone: boolean
     const closed = SessionError.make(new SessionError.Closed({ what: "application" }))
     for (const halfOpen of app.halfOpens > 0 ? [...layer.connections.halfOpens()] : []) {
       if (halfOpen.client.app !== app) continue
-      for (const transport of layer.transports) transport.cancel(halfOpen.handle, closed)
+      halfOpen.transport.cancel(halfOpen.handle, closed)
     }
     for (const worker of app.workers) {
       for (const session of worker.sessions.slice()) yield* close(session, true)

@@ -91,7 +91,7 @@ const serve = Layer.provide(
 )
 
 const clientOf = Layer.provide(RpcClient.layerProtocolSocket(), [
-  Layer.provide(CutThroughSocket.layer({ host: "10.0.0.2", port: 7000 }), TestNetwork.host("a")),
+  Layer.provide(CutThroughSocket.layer({ host: "b", port: 7000 }), TestNetwork.host("a")),
   RpcSerialization.layerNdjson
 ])
 

@@ -2,6 +2,9 @@
 import * as Endpoint from "@cut-through/core/Endpoint"
 import * as SessionError from "@cut-through/core/SessionError"
 import * as Effect from "effect/Effect"
+import { AddressResolver } from "effect/net/AddressResolver"
+import * as NetAddress from "effect/net/NetAddress"
+import * as Option from "effect/Option"
 import * as Dns from "node:dns"
 
 /** An endpoint, a text such as `tcp://localhost:7000`, or a host and a port. Names are looked up. */
@@ -31,13 +34,17 @@ const resolveHost = (host: string, port: number): Effect.Effect<Endpoint.Endpoin
 const make = (address: string, port: number): Effect.Effect<Endpoint.Endpoint, SessionError.SessionError> =>
   Effect.try({ try: () => Endpoint.tcp(address, port), catch: (error) => error as SessionError.SessionError })
 
+/** Whoever resolves names for the program does it, a simulated network for example; else the system. */
 const lookup = (host: string, port: number): Effect.Effect<string, SessionError.SessionError> =>
-  Effect.callback((resume) =>
-    Dns.lookup(host, (error, address) =>
-      resume(
-        error === null
-          ? Effect.succeed(address)
-          : Effect.fail(SessionError.make(new SessionError.NoRoute({ endpoint: `${host}:${port}` })))
-      )
+  Effect.flatMap(Effect.serviceOption(AddressResolver), (resolver) => {
+    const unknown = () => SessionError.make(new SessionError.NoRoute({ endpoint: `${host}:${port}` }))
+    if (Option.isSome(resolver)) {
+      return Effect.mapBoth(resolver.value.resolve({ host, port }), {
+        onFailure: unknown,
+        onSuccess: ([{ address }]) => NetAddress.formatIp(address)
+      })
+    }
+    return Effect.callback((resume) =>
+      Dns.lookup(host, (error, address) => resume(error === null ? Effect.succeed(address) : Effect.fail(unknown())))
     )
-  )
+  })
