@@ -11,8 +11,9 @@ export interface Report {
 }
 
 /** Whether every byte came back, and nothing is left. */
-export const isFine = ({ atRest, placements }: Report): boolean =>
-  placements.every(({ ok }) => ok) && Object.values(atRest).every((count) => count === 0)
+export const isFine = ({ atRest, placements }: Report): boolean => placements.every(({ ok }) => ok) && isNothing(atRest)
+
+export const isNothing = (atRest: AtRest): boolean => Object.values(atRest).every((count) => count === 0)
 
 /** One row for each placement, then what is left. */
 export const format = ({ atRest, bytes, placements }: Report): string => {

@@ -1,10 +1,10 @@
 /**
- * `npm run echo -- [--json] [FILE]`
+ * `npm run echo -- [--json] [FILE]`, or `npm run echo -- --serve tcp://127.0.0.1:7000`
  */
 import { CutThroughNode } from "@cut-through/platform"
 import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
-import { Effect, Layer, Logger } from "effect"
+import { Effect, Layer, Logger, Runtime } from "effect"
 import * as Placement from "./Placement.ts"
 import { program } from "./Program.ts"
 
@@ -23,5 +23,9 @@ program(process.argv.slice(2), Placement.all).pipe(
       process.exitCode = code
     })
   ),
-  NodeRuntime.runMain
+  // Only the program's own work can be interrupted: a server that has been has still something to say, and its code.
+  Effect.uninterruptible,
+  NodeRuntime.runMain({
+    teardown: (exit, end) => Runtime.defaultTeardown(exit, (code) => end(Number(process.exitCode ?? code)))
+  })
 )

@@ -443,6 +443,10 @@ class Carrier {
   private readonly socket: Net.Socket
   private hasEnded = false
   private isOver = false
+  /** Whether bytes of the peer wait for room. */
+  private isReceiving = false
+  /** What is to be done when they have it. */
+  private afterwards: Effect.Effect<void> | undefined = undefined
 
   constructor(connection: Connection.Connection, session: Session, socket: Net.Socket) {
     this.connection = connection
@@ -469,7 +473,7 @@ class Carrier {
     socket.unref()
     socket.on("error", () => {})
     socket.on("close", (hadError) => this.closed(hadError))
-    socket.on("end", () => Effect.runSync(connection.end))
+    socket.on("end", () => this.afterReceiving(connection.end))
     socket.on("data", (bytes) => this.received(bytes))
     socket.on("drain", () => this.send())
     socket.resume()
@@ -479,13 +483,20 @@ class Carrier {
 
   /** From the network to the application. */
   private received(bytes: Buffer): void {
-    let isDone = false
+    this.isReceiving = true
     Connection.writeAllUnsafe(this.connection, [bytes], (exit) => {
-      isDone = true
+      this.isReceiving = false
+      if (this.afterwards !== undefined) Effect.runFork(this.afterwards)
       // Nobody reads any more: what comes is dropped, and the end is on its way to the peer.
       if (Exit.isSuccess(exit) || !this.isOver) this.socket.resume()
     })
-    if (!isDone) this.socket.pause()
+    if (this.isReceiving) this.socket.pause()
+  }
+
+  /** A socket that is paused ends and closes all the same, and ending would drop the bytes that wait. */
+  private afterReceiving(effect: Effect.Effect<void>): void {
+    if (this.isReceiving) this.afterwards = effect
+    else Effect.runFork(effect)
   }
 
   /** From the application to the network, as far as it takes it. */
@@ -526,7 +537,8 @@ class Carrier {
 
   private closed(hadError: boolean): void {
     this.isOver = true
-    Effect.runFork(hadError ? this.connection.reset : this.connection.close)
+    if (hadError) Effect.runFork(this.connection.reset)
+    else this.afterReceiving(this.connection.close)
   }
 }
 

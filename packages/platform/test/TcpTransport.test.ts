@@ -5,6 +5,7 @@ import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Layer, Metric, type Scope, Tracer } from "effect"
 import * as Net from "node:net"
+import { setImmediate } from "node:timers/promises"
 import { MessageChannel } from "node:worker_threads"
 import { misplaced, pattern, reasonOf } from "../../core/test/fixtures.ts"
 
@@ -101,6 +102,24 @@ const echo = (connection: Connection.Connection) =>
   }).pipe(Effect.catchIf(Cause.isDone, () => connection.end))
 
 describe("TcpTransport", () => {
+  test(
+    "a peer's end comes behind those of its bytes that had to wait for room",
+    Effect.gen(function* () {
+      const listener = yield* Application.listen(Endpoint.tcp("127.0.0.1", 0))
+      const socket = yield* dial(listener.address)
+      const connection = yield* listener.accept
+      const { size } = connection.info.rx
+      socket.end(pattern(size + 1))
+      yield* event(socket, "finish")
+      while (connection.info.rx.used < size) yield* Effect.promise(() => setImmediate())
+      // Time enough for the end to be noticed, too.
+      for (let turn = 0; turn < 20; turn++) yield* Effect.promise(() => setImmediate())
+      const bytes = yield* drain(connection)
+      assert.strictEqual(bytes.length, size + 1)
+      assert.strictEqual(misplaced(bytes, 0), -1)
+    })
+  )
+
   test(
     "who is not here is reached over TCP, with the addresses of the real socket",
     Effect.gen(function* () {
