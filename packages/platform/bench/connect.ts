@@ -1,113 +1,190 @@
 /**
- * What a connection costs: connect, accept and close both sides, one after the other in one thread, beside the same over
- * `node:net`, and with few and many connections open. `--json` prints one object.
+ * What a connection costs that lives for one byte each way: connect, accept, exchange, close both sides.
  */
-import { Application, type Connection, Endpoint, type SessionError } from "@cut-through/core"
-import type { SessionLayer } from "@cut-through/core/session/SessionLayer"
+import { Application, Endpoint, type SessionError } from "@cut-through/core"
 import { CutThroughNode } from "@cut-through/platform"
-import { Effect, Layer, type Scope } from "effect"
+import { Effect, Layer, Pull, type Scope } from "effect"
+import { once } from "node:events"
 import * as net from "node:net"
-import { type Case, median, print, ratioOf } from "./report.ts"
+import { type Case, type Leg, perOperation } from "./model.ts"
+import { HOST, listenNet, portOf, unixPath } from "./streams.ts"
+import { converse, start } from "./thread.ts"
+import type { Exchanger } from "./worker.ts"
 
-const PAIRS = 15
-const OURS_PER_LEG = 10_000
-const THEIRS_PER_LEG = 1_000
-const MANY = 100_000
+const FIRST = 0xa5
+const SECOND = 0x5a
 
-interface Ends {
-  readonly connect: Effect.Effect<Connection.Connection, SessionError.SessionError, Scope.Scope>
-  readonly accept: Effect.Effect<Connection.Connection, SessionError.SessionError, Scope.Scope>
+const expectByte = (found: number, expected: number): void => {
+  if (found !== expected) throw new Error(`a connection's byte was ${found} instead of ${expected}`)
 }
 
-/** A listener and a client with `open` connections between them, which last as long as the scope. */
-const ends = (open: number): Effect.Effect<Ends, SessionError.SessionError, SessionLayer | Scope.Scope> =>
-  Effect.gen(function* () {
-    const server = yield* Application.make({ name: "server", rxFifoSize: 4096, txFifoSize: 4096 })
-    const client = yield* Application.make({ name: "client" })
-    const listener = yield* server.listen(Endpoint.tcp("127.0.0.1", 7000))
-    const connect = client.connect(listener.address)
-    for (let i = 0; i < open; i++) {
-      yield* connect
-      yield* listener.accept
-    }
-    return { connect, accept: listener.accept }
-  })
+// ---------------------------------------------------------------------------
+// in this thread
+// ---------------------------------------------------------------------------
 
-/** Microseconds for each of `cycles` connections. */
-const ours = ({ accept, connect }: Ends, cycles: number) =>
-  Effect.gen(function* () {
-    const start = process.hrtime.bigint()
-    for (let i = 0; i < cycles; i++) {
-      const client = yield* connect
-      const server = yield* accept
-      yield* client.close
-      yield* server.close
-    }
-    return Number(process.hrtime.bigint() - start) / cycles / 1000
+const oursInFibers = Effect.gen(function* () {
+  const sessions = yield* Layer.build(CutThroughNode.layerSessions())
+  const server = yield* Effect.provide(Application.make({ name: "server" }), sessions)
+  const application = yield* Effect.provide(Application.make({ name: "client" }), sessions)
+  const listener = yield* server.listen(Endpoint.tcp(HOST, 0))
+  const byte = new Uint8Array(1)
+  const exchange = Effect.gen(function* () {
+    const client = yield* application.connect(listener.address)
+    const server = yield* listener.accept
+    byte[0] = FIRST
+    yield* client.write(byte)
+    byte[0] = 0
+    yield* server.readInto(byte)
+    expectByte(byte[0], FIRST)
+    byte[0] = SECOND
+    yield* server.write(byte)
+    byte[0] = 0
+    yield* client.readInto(byte)
+    expectByte(byte[0], SECOND)
+    yield* client.close
+    yield* server.close
   })
+  return perOperation((cycles) =>
+    Effect.runPromise(
+      Effect.gen(function* () {
+        for (let i = 0; i < cycles; i++) yield* exchange
+      }).pipe(Effect.scoped)
+    )
+  )
+})
 
-/** The same over loopback TCP: a cycle ends when both sockets have closed. */
-const theirs = (cycles: number): Promise<number> =>
-  new Promise((resolve, reject) => {
-    let start = 0n
-    let left = cycles
-    let open = 0
-    const closed = () => {
-      if (--open > 0) return
-      if (--left > 0) return next()
-      const nanos = Number(process.hrtime.bigint() - start)
-      server.close(() => resolve(nanos / cycles / 1000))
-    }
-    const server = net.createServer((socket) => socket.resume().on("close", closed).on("error", reject))
-    const next = () => {
-      open = 2
-      const { port } = server.address() as net.AddressInfo
-      const socket = net.connect(port, "127.0.0.1", () => socket.end())
-      socket.resume().on("close", closed).on("error", reject)
-    }
-    server.listen(0, "127.0.0.1", () => {
-      start = process.hrtime.bigint()
-      next()
+/** A cycle ends when both sockets have closed. */
+const netInFibers = (options: net.ListenOptions): Effect.Effect<Leg, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    let closed: () => void = () => {}
+    let failed: (error: unknown) => void = () => {}
+    const server = yield* listenNet(options, (socket) => {
+      socket.on("data", (bytes) => {
+        if (bytes[0] !== FIRST) failed(new Error(`a connection's byte was ${bytes[0]}`))
+        socket.write(Uint8Array.of(SECOND))
+      })
+      socket.on("close", () => closed()).on("error", (error) => failed(error))
     })
+    const to = options.path === undefined ? { host: HOST, port: portOf(server) } : { path: options.path }
+    return perOperation(
+      (cycles) =>
+        new Promise((resolve, reject) => {
+          failed = reject
+          let left = cycles
+          let open = 0
+          closed = () => {
+            if (--open > 0) return
+            if (--left === 0) resolve()
+            else next()
+          }
+          const next = () => {
+            open = 2
+            const socket = net.connect(to, () => socket.write(Uint8Array.of(FIRST)))
+            socket.on("data", (bytes) => {
+              if (bytes[0] !== SECOND) reject(new Error(`a connection's byte was ${bytes[0]}`))
+              socket.end()
+            })
+            socket.on("close", closed).on("error", reject)
+          }
+          next()
+        })
+    )
   })
 
-const againstTcp = Effect.gen(function* () {
-  const pair = yield* ends(0)
-  yield* ours(pair, 4 * OURS_PER_LEG)
-  yield* Effect.promise(() => theirs(2 * THEIRS_PER_LEG))
-  const us: Array<number> = []
-  const them: Array<number> = []
-  for (let i = 0; i < PAIRS; i++) {
-    us.push(yield* ours(pair, OURS_PER_LEG))
-    them.push(yield* Effect.promise(() => theirs(THEIRS_PER_LEG)))
-  }
-  return {
-    name: "connect-accept-close",
-    peer: "tcp",
-    ratio: ratioOf(us.map((micros, i) => them[i] / micros)),
-    ours: { median: median(us), unit: "us" },
-    theirs: { median: median(them), unit: "us" }
-  } satisfies Case
-}).pipe(Effect.scoped, Effect.provide(CutThroughNode.layerSessions()))
+const inFibers: { readonly [way: string]: Effect.Effect<Leg, SessionError.SessionError, Scope.Scope> } = {
+  ours: oursInFibers,
+  tcp: netInFibers({ host: HOST, port: 0 }),
+  unix: Effect.flatMap(unixPath, (path) => netInFibers({ path }))
+}
 
-const growth = Effect.gen(function* () {
-  const few = yield* Effect.provide(ends(1), yield* Layer.build(CutThroughNode.layerSessions()))
-  const many = yield* Effect.provide(ends(MANY), yield* Layer.build(CutThroughNode.layerSessions()))
-  yield* ours(few, OURS_PER_LEG)
-  yield* ours(many, OURS_PER_LEG)
-  const withFew: Array<number> = []
-  const withMany: Array<number> = []
-  for (let i = 0; i < PAIRS; i++) {
-    withMany.push(yield* ours(many, OURS_PER_LEG))
-    withFew.push(yield* ours(few, OURS_PER_LEG))
-  }
-  return {
-    name: "connect-growth",
-    peer: `1 open against ${MANY} open`,
-    ratio: ratioOf(withFew.map((micros, i) => micros / withMany[i])),
-    ours: { median: median(withMany), unit: "us" },
-    theirs: { median: median(withFew), unit: "us" }
-  } satisfies Case
-}).pipe(Effect.scoped)
+// ---------------------------------------------------------------------------
+// from this thread, where the host is, to another
+// ---------------------------------------------------------------------------
 
-print([await Effect.runPromise(againstTcp), await Effect.runPromise(growth)])
+interface Ports {
+  readonly ours: number
+  readonly tcp: number
+}
+
+/** In the other thread: sends back the byte of every connection. */
+export const exchanger = ({ path }: Exchanger) =>
+  Effect.gen(function* () {
+    const listener = yield* Application.listen(Endpoint.tcp(HOST, 0))
+    yield* Effect.forkScoped(
+      listener.run((connection) => {
+        const byte = new Uint8Array(1)
+        const exchange = Effect.andThen(connection.readInto(byte), connection.write(byte))
+        return Effect.andThen(exchange, connection.readInto(byte)).pipe(Pull.catchDone(() => Effect.void))
+      })
+    )
+    const echo = (socket: net.Socket) => void socket.on("data", (bytes) => socket.write(bytes))
+    const server = yield* listenNet({ host: HOST, port: 0 }, echo)
+    yield* listenNet({ path }, echo)
+    converse({ ours: listener.address.port, tcp: portOf(server) } satisfies Ports, () => Promise.resolve())
+    return yield* Effect.never
+  })
+
+const oursBetweenThreads = (application: Application.Application["Service"], port: number): Leg => {
+  const byte = new Uint8Array(1)
+  const exchange = Effect.gen(function* () {
+    const connection = yield* application.connect(Endpoint.tcp(HOST, port))
+    byte[0] = FIRST
+    yield* connection.write(byte)
+    byte[0] = 0
+    yield* connection.readInto(byte)
+    expectByte(byte[0], FIRST)
+  }).pipe(Effect.scoped)
+  return perOperation((cycles) =>
+    Effect.runPromise(
+      Effect.gen(function* () {
+        for (let i = 0; i < cycles; i++) yield* exchange
+      })
+    )
+  )
+}
+
+const netBetweenThreads = (to: net.NetConnectOpts): Leg =>
+  perOperation(async (cycles) => {
+    for (let i = 0; i < cycles; i++) {
+      const socket = net.connect(to)
+      socket.write(Uint8Array.of(FIRST))
+      socket.once("data", (bytes) => {
+        expectByte(bytes[0], FIRST)
+        socket.end()
+      })
+      await once(socket, "close")
+    }
+  })
+
+const CONNECT = { operation: "connection", least: 20, most: 1_000_000 }
+
+export const cases: ReadonlyArray<Case> = [
+  {
+    ...CONNECT,
+    rows: [{ name: "connect-fiber", unit: "us" }],
+    peers: ["tcp", "unix"],
+    open: (ways) =>
+      Effect.gen(function* () {
+        const legs: { [way: string]: Leg } = {}
+        for (const way of ways) legs[way] = yield* inFibers[way]
+        return legs
+      })
+  },
+  {
+    ...CONNECT,
+    rows: [{ name: "connect-thread", unit: "us" }],
+    peers: ["tcp", "unix"],
+    open: () =>
+      Effect.gen(function* () {
+        const services = yield* Layer.build(CutThroughNode.layer)
+        const application = yield* Effect.provide(Application.Application, services)
+        const path = yield* unixPath
+        const { first: ports } = yield* start<Ports>({ role: "exchanger", path })
+        return {
+          ours: oursBetweenThreads(application, ports.ours),
+          tcp: netBetweenThreads({ host: HOST, port: ports.tcp }),
+          unix: netBetweenThreads({ path })
+        }
+      })
+  }
+]

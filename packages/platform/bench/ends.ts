@@ -1,25 +1,230 @@
 /**
- * One end of what `thread.ts` measures, in a thread. It does what it is told, over a connection, a TCP socket or a bare
- * ring: the server reads and echoes, the client writes and asks.
+ * The two ends of a byte stream, over each way there is: a connection, a stream of Node's, a message port, or the barest
+ * ring that two threads can have.
  */
-import { Application, type Connection, Endpoint } from "@cut-through/core"
-import { CutThroughWorker, NativeCopy } from "@cut-through/platform"
-import { Effect, Pull } from "effect"
+import type { Connection } from "@cut-through/core"
+import { NativeCopy } from "@cut-through/platform"
+import { Effect } from "effect"
 import { once } from "node:events"
 import * as net from "node:net"
+import type { Duplex } from "node:stream"
 import { setTimeout } from "node:timers/promises"
-import { parentPort, workerData } from "node:worker_threads"
+import type { MessagePort } from "node:worker_threads"
+import { alignmentOf, type Bulk, check, checkStamp, MESSAGE_BYTES, source, stamp } from "./payload.ts"
 
-export type Way = "ours" | "tcp" | "ceiling"
-
-/** What a thread is started with. */
-export interface Start {
-  readonly ring: Ring
-  /** Where the server is; without it, this is the server. */
-  readonly ports: Ports | undefined
+/** So many round trips, one after another, each after a rest of so many milliseconds. */
+export interface RoundTrips {
+  readonly rounds: number
+  readonly rest: number
 }
 
-/** For the ceiling. */
+/** One end of a stream. What is received or echoed has to be expected before the other end begins. */
+export interface End {
+  readonly send: (bulk: Bulk) => Promise<void>
+  readonly receive: (bulk: Bulk) => Promise<void>
+  /** Returns the microseconds of each round trip. */
+  readonly ask: (order: RoundTrips) => Promise<Float64Array>
+  readonly echo: (order: RoundTrips) => Promise<void>
+}
+
+const READ_BYTES = 65_536
+const PAGE = 4096
+
+// ---------------------------------------------------------------------------
+// a connection
+// ---------------------------------------------------------------------------
+
+export const overConnection = (connection: Connection.Connection): End => {
+  const arena = new Uint8Array(READ_BYTES + PAGE)
+  const aligned = new Uint8Array(READ_BYTES)
+  const message = new Uint8Array(MESSAGE_BYTES)
+  /** Messages come whole, nearly always. */
+  const readRest = Effect.fnUntraced(function* (have: number) {
+    for (let count = have; count < MESSAGE_BYTES;) count += yield* connection.readInto(message.subarray(count))
+  })
+  const send = Effect.fnUntraced(function* (bulk: Bulk) {
+    const next = source(bulk)
+    for (let n = 0; n < bulk.writes; n++) yield* connection.write(next(n))
+  })
+  const receive = Effect.fnUntraced(function* (bulk: Bulk) {
+    const total = bulk.bytes * bulk.writes
+    for (let n = 0, position = 0; position < total; n++) {
+      const buffer = bulk.isAnyAlignment ? arena.subarray(alignmentOf(bulk, n)) : aligned
+      const count = yield* connection.readInto(buffer)
+      check(bulk, position, buffer, count)
+      position += count
+    }
+  })
+  const echo = Effect.fnUntraced(function* ({ rounds }: RoundTrips) {
+    for (let i = 0; i < rounds; i++) {
+      const count = yield* connection.readInto(message)
+      if (count < MESSAGE_BYTES) yield* readRest(count)
+      yield* connection.write(message)
+    }
+  })
+  const ask = Effect.fnUntraced(function* ({ rest, rounds }: RoundTrips) {
+    const micros = new Float64Array(rounds)
+    for (let i = 0; i < rounds; i++) {
+      if (rest > 0) yield* Effect.promise(() => setTimeout(rest))
+      const start = performance.now()
+      stamp(message, i)
+      yield* connection.write(message)
+      const count = yield* connection.readInto(message)
+      if (count < MESSAGE_BYTES) yield* readRest(count)
+      micros[i] = (performance.now() - start) * 1000
+      checkStamp(message, i)
+    }
+    return micros
+  })
+  return {
+    send: (bulk) => Effect.runPromise(send(bulk)),
+    receive: (bulk) => Effect.runPromise(receive(bulk)),
+    echo: (order) => Effect.runPromise(echo(order)),
+    ask: (order) => Effect.runPromise(ask(order))
+  }
+}
+
+// ---------------------------------------------------------------------------
+// something that says when bytes have come
+// ---------------------------------------------------------------------------
+
+interface Arrivals {
+  /** Who is told of what comes. */
+  onData: (bytes: Uint8Array) => void
+  readonly write: (message: Uint8Array) => void
+  readonly send: (bulk: Bulk) => Promise<void>
+  /** Told of each piece of a stream that was taken. */
+  readonly onTaken?: (bulk: Bulk) => void
+}
+
+const overArrivals = (arrivals: Arrivals): End => {
+  /** Calls back with what comes, until that was so many bytes. */
+  const receive = (total: number, onBytes: (position: number, bytes: Uint8Array) => void) =>
+    new Promise<void>((resolve, reject) => {
+      let position = 0
+      arrivals.onData = (bytes) => {
+        const start = position
+        // Before anybody is told: an answer to these bytes may bring the next ones on this stack.
+        position += bytes.length
+        try {
+          onBytes(start, bytes)
+        } catch (error) {
+          return reject(error)
+        }
+        if (start + bytes.length === total) resolve()
+      }
+    })
+  const ask = async ({ rest, rounds }: RoundTrips) => {
+    const micros = new Float64Array(rounds)
+    const answer = new Uint8Array(MESSAGE_BYTES)
+    let i = 0
+    let start = 0
+    const next = () => {
+      // What was written may be on its way still, so each message is one of its own.
+      const message = new Uint8Array(MESSAGE_BYTES)
+      start = performance.now()
+      stamp(message, i)
+      arrivals.write(message)
+    }
+    const received = receive(rounds * MESSAGE_BYTES, (position, bytes) => {
+      answer.set(bytes, position % MESSAGE_BYTES)
+      if (position + bytes.length < (i + 1) * MESSAGE_BYTES) return
+      micros[i] = (performance.now() - start) * 1000
+      checkStamp(answer, i)
+      if (++i === rounds) return
+      if (rest > 0) void setTimeout(rest).then(next)
+      else next()
+    })
+    if (rest > 0) await setTimeout(rest)
+    next()
+    await received
+    return micros
+  }
+  return {
+    send: arrivals.send,
+    receive: (bulk) =>
+      receive(bulk.bytes * bulk.writes, (position, bytes) => {
+        check(bulk, position, bytes, bytes.length)
+        arrivals.onTaken?.(bulk)
+      }),
+    echo: ({ rounds }) => receive(rounds * MESSAGE_BYTES, (_, bytes) => arrivals.write(bytes)),
+    ask
+  }
+}
+
+/** A stream that copies what is written to it, or one that does not: there, each write fills a buffer of its own. */
+export const overDuplex = (duplex: Duplex, copies: boolean = true): End => {
+  if (duplex instanceof net.Socket) duplex.setNoDelay(true)
+  const arrivals: Arrivals = {
+    onData: () => {},
+    write: (message) => void duplex.write(message),
+    send: async (bulk) => {
+      const next = source(bulk)
+      for (let n = 0; n < bulk.writes; n++) {
+        const chunk = next(n)
+        let own = chunk
+        if (!copies) {
+          own = Buffer.allocUnsafe(chunk.length)
+          own.set(chunk)
+        }
+        if (!duplex.write(own)) await once(duplex, "drain")
+      }
+    }
+  }
+  duplex.on("data", (bytes) => arrivals.onData(bytes))
+  return overArrivals(arrivals)
+}
+
+/** From here on a buffer is handed over; smaller ones are copied on the way, which costs less. */
+const TRANSFER_BYTES = 4096
+/** Bytes under way before the writer waits for the reader: a port has no limit of its own. */
+const WINDOW_BYTES = 2 ** 20
+const WINDOW_WRITES = 1024
+
+export const overPort = (port: MessagePort): End => {
+  const windowOf = ({ bytes }: Bulk) => Math.max(4, Math.min(WINDOW_WRITES, WINDOW_BYTES / bytes))
+  let credits = 0
+  let taken = 0
+  let onCredit: () => void = () => {}
+  const arrivals: Arrivals = {
+    onData: () => {},
+    write: (message) => port.postMessage(message),
+    send: async (bulk) => {
+      const next = source(bulk)
+      credits = windowOf(bulk)
+      for (let n = 0; n < bulk.writes; n++) {
+        if (credits === 0) {
+          await new Promise<void>((resolve) => {
+            onCredit = resolve
+          })
+        }
+        credits--
+        if (bulk.bytes < TRANSFER_BYTES) port.postMessage(next(n))
+        else {
+          const own = new Uint8Array(next(n))
+          port.postMessage(own, [own.buffer])
+        }
+      }
+    },
+    onTaken: (bulk) => {
+      const half = windowOf(bulk) / 2
+      if (++taken < half) return
+      taken = 0
+      port.postMessage(half)
+    }
+  }
+  port.on("message", (message: Uint8Array | number) => {
+    if (typeof message !== "number") return arrivals.onData(message)
+    credits += message
+    onCredit()
+  })
+  return overArrivals(arrivals)
+}
+
+// ---------------------------------------------------------------------------
+// the ceiling
+// ---------------------------------------------------------------------------
+
 export interface Ring {
   /** How many bytes the writer and the reader have moved, each in a cache line of its own. */
   readonly moved: Int32Array
@@ -27,277 +232,57 @@ export interface Ring {
   readonly bytes: Uint8Array
 }
 
-/** The server's ports. Those called `each` are for connections that last for one exchange of a byte. */
-export interface Ports {
-  readonly ours: number
-  readonly oursEach: number
-  readonly tcp: number
-  readonly tcpEach: number
-}
+/** As much as a connection has for each direction. */
+const RING_BYTES = 128 * 1024
 
-/** A stream of so many writes of so many bytes. */
-export interface Bulk {
-  readonly what: "bulk"
-  readonly way: Way
-  readonly bytes: number
-  readonly writes: number
-  readonly isVerified: boolean
-}
+export const makeRing = (): Ring => ({
+  moved: new Int32Array(new SharedArrayBuffer(128)),
+  bytes: new Uint8Array(new SharedArrayBuffer(RING_BYTES))
+})
 
-/** So many round trips of 64 bytes, one after another, each after a rest of so many milliseconds. */
-export interface RoundTrips {
-  readonly what: "round trips"
-  readonly way: Way
-  readonly rounds: number
-  readonly rest: number
-}
-
-export type Order = Bulk | RoundTrips
-
-/** When the first write began (client) or all was read (server); and how long each round trip took. */
-export interface Report {
-  readonly nanos: bigint
-  readonly micros: Float64Array
-}
-
-/** Does what is ordered and returns how long each round trip took, if there were any. */
-type End = (order: Order) => Promise<Float64Array>
-
-const MESSAGE_BYTES = 64
-const READ_BYTES = 65_536
-const NONE = new Float64Array(0)
-
-// ---------------------------------------------------------------------------
-// what is sent
-// ---------------------------------------------------------------------------
-
-/** Bytes with no order in them: where two pieces of a stream look alike, one of them is not where it belongs. */
-const PERIOD = 65_521
-const pattern = new Uint8Array(PERIOD + READ_BYTES)
-for (let i = 0, state = 1; i < pattern.length; i++) {
-  state = (Math.imul(state, 1_664_525) + 1_013_904_223) | 0
-  pattern[i] = i < PERIOD ? state >>> 24 : pattern[i - PERIOD]
-}
-
-/** The next write. What is timed is the same chunk every time. */
-const chunkAt = (position: number, { bytes, isVerified }: Bulk, chunk: Uint8Array): Uint8Array =>
-  isVerified ? pattern.subarray(position % PERIOD, (position % PERIOD) + bytes) : chunk
-
-const verify = (position: number, { isVerified, way }: Bulk, bytes: Uint8Array, count = bytes.length): void => {
-  if (!isVerified) return
-  const start = position % PERIOD
-  if (Buffer.compare(bytes.subarray(0, count), pattern.subarray(start, start + count)) === 0) return
-  throw new Error(`what came behind ${position} bytes by ${way} is not what was sent`)
-}
-
-// ---------------------------------------------------------------------------
-// the ways
-// ---------------------------------------------------------------------------
-
-const overConnection = (isServer: boolean, connection: Connection.Connection): End => {
-  const buffer = new Uint8Array(READ_BYTES)
-  const message = new Uint8Array(MESSAGE_BYTES)
-  const readMessage = Effect.gen(function* () {
-    let count = yield* connection.readInto(message)
-    while (count < MESSAGE_BYTES) count += yield* connection.readInto(message.subarray(count))
-  })
-  const echo = Effect.fnUntraced(function* ({ rounds }: RoundTrips) {
-    for (let i = 0; i < rounds; i++) {
-      yield* readMessage
-      yield* connection.write(message)
-    }
-    return NONE
-  })
-  const ask = Effect.fnUntraced(function* ({ rest, rounds }: RoundTrips) {
-    const micros = new Float64Array(rounds)
-    for (let i = 0; i < rounds; i++) {
-      if (rest > 0) yield* Effect.promise(() => setTimeout(rest))
-      const start = performance.now()
-      yield* connection.write(message)
-      yield* readMessage
-      micros[i] = (performance.now() - start) * 1000
-    }
-    return micros
-  })
-  const read = Effect.fnUntraced(function* (order: Bulk) {
-    const total = order.bytes * order.writes
-    for (let position = 0; position < total;) {
-      const count = yield* connection.readInto(buffer)
-      verify(position, order, buffer, count)
-      position += count
-    }
-    return NONE
-  })
-  const write = Effect.fnUntraced(function* (order: Bulk) {
-    const chunk = new Uint8Array(order.bytes)
-    for (let i = 0; i < order.writes; i++) yield* connection.write(chunkAt(i * order.bytes, order, chunk))
-    return NONE
-  })
-  const [bulk, roundTrips] = isServer ? [read, echo] : [write, ask]
-  return (order) => Effect.runPromise(order.what === "bulk" ? bulk(order) : roundTrips(order))
-}
-
-const overSocket = (isServer: boolean, socket: net.Socket): End => {
-  socket.setNoDelay(true)
-  let onData: (bytes: Uint8Array) => void = () => {}
-  socket.on("data", (bytes) => onData(bytes))
-  /** Calls back with what arrives, until that was so many bytes. */
-  const receive = (total: number, onBytes: (position: number, bytes: Uint8Array) => void) =>
-    new Promise<void>((resolve) => {
-      let position = 0
-      onData = (bytes) => {
-        onBytes(position, bytes)
-        position += bytes.length
-        if (position === total) resolve()
-      }
-    })
-  const echo = async ({ rounds }: RoundTrips) => {
-    await receive(rounds * MESSAGE_BYTES, (_, bytes) => void socket.write(bytes))
-    return NONE
-  }
-  const ask = async ({ rest, rounds }: RoundTrips) => {
-    const micros = new Float64Array(rounds)
-    const message = new Uint8Array(MESSAGE_BYTES)
-    let i = 0
-    let start = 0
-    const next = () => {
-      start = performance.now()
-      socket.write(message)
-    }
-    if (rest > 0) await setTimeout(rest)
-    next()
-    await receive(rounds * MESSAGE_BYTES, (position, bytes) => {
-      if (position + bytes.length < (i + 1) * MESSAGE_BYTES) return
-      micros[i++] = (performance.now() - start) * 1000
-      if (i === rounds) return
-      if (rest > 0) void setTimeout(rest).then(next)
-      else next()
-    })
-    return micros
-  }
-  const read = async (order: Bulk) => {
-    await receive(order.bytes * order.writes, (position, bytes) => verify(position, order, bytes))
-    return NONE
-  }
-  const write = async (order: Bulk) => {
-    const chunk = new Uint8Array(order.bytes)
-    for (let i = 0; i < order.writes; i++) {
-      if (!socket.write(chunkAt(i * order.bytes, order, chunk))) await once(socket, "drain")
-    }
-    return NONE
-  }
-  const [bulk, roundTrips] = isServer ? [read, echo] : [write, ask]
-  return (order) => (order.what === "bulk" ? bulk(order) : roundTrips(order))
-}
+const WRITER = 0
+const READER = 16
 
 /** The least that two threads can do with the same copy: a ring, and both busy until it has room or bytes. */
-const overRing = (isServer: boolean, { bytes: data, moved: words }: Ring): End => {
-  const [writer, reader] = [0, 16]
+export const overRing = ({ bytes: data, moved: words }: Ring): End => {
   const size = data.length
   const buffer = new Uint8Array(READ_BYTES)
   let moved = 0
-  const move = (count: number) => {
+  const move = (word: number, count: number) => {
     moved = (moved + count) | 0
-    Atomics.store(words, isServer ? reader : writer, moved)
+    Atomics.store(words, word, moved)
   }
-  const read = (order: Bulk) => {
-    const total = order.bytes * order.writes
-    for (let position = 0; position < total;) {
-      let filled = 0
-      while (filled === 0) filled = (Atomics.load(words, writer) - moved) | 0
-      const at = moved & (size - 1)
-      const count = Math.min(filled, READ_BYTES, size - at)
-      NativeCopy.copy(buffer, 0, data, at, at + count)
-      move(count)
-      verify(position, order, buffer, count)
-      position += count
-    }
-  }
-  const write = (order: Bulk) => {
-    const chunk = new Uint8Array(order.bytes)
-    for (let i = 0; i < order.writes; i++) {
-      const bytes = chunkAt(i * order.bytes, order, chunk)
-      for (let from = 0; from < bytes.length;) {
-        let room = 0
-        while (room === 0) room = (Atomics.load(words, reader) + size - moved) | 0
+  const never = () => Promise.reject(new Error("a bare ring is for streams of bytes"))
+  return {
+    receive: async (bulk) => {
+      const total = bulk.bytes * bulk.writes
+      for (let position = 0; position < total;) {
+        let filled = 0
+        while (filled === 0) filled = (Atomics.load(words, WRITER) - moved) | 0
         const at = moved & (size - 1)
-        const count = Math.min(bytes.length - from, room, size - at)
-        NativeCopy.copy(data, at, bytes, from, from + count)
-        move(count)
-        from += count
+        const count = Math.min(filled, READ_BYTES, size - at)
+        NativeCopy.copy(buffer, 0, data, at, at + count)
+        move(READER, count)
+        check(bulk, position, buffer, count)
+        position += count
       }
-    }
-  }
-  return async (order) => {
-    if (order.what !== "bulk") throw new Error("a bare ring is for streams only")
-    if (isServer) read(order)
-    else write(order)
-    return NONE
+    },
+    send: async (bulk) => {
+      const next = source(bulk)
+      for (let n = 0; n < bulk.writes; n++) {
+        const bytes = next(n)
+        for (let from = 0; from < bytes.length;) {
+          let room = 0
+          while (room === 0) room = (Atomics.load(words, READER) + size - moved) | 0
+          const at = moved & (size - 1)
+          const count = Math.min(bytes.length - from, room, size - at)
+          NativeCopy.copy(data, at, bytes, from, from + count)
+          move(WRITER, count)
+          from += count
+        }
+      }
+    },
+    ask: never,
+    echo: never
   }
 }
-
-// ---------------------------------------------------------------------------
-// the thread
-// ---------------------------------------------------------------------------
-
-const HOST = "127.0.0.1"
-
-const listenTcp = (onSocket: (socket: net.Socket) => void): Promise<number> =>
-  new Promise((resolve) => {
-    const server = net.createServer(onSocket)
-    server.listen(0, HOST, () => resolve((server.address() as net.AddressInfo).port)).unref()
-  })
-
-/** One connection of each kind, and who sends back the byte of every other one. */
-const serve = Effect.gen(function* () {
-  const listener = yield* Application.listen(Endpoint.tcp(HOST, 0))
-  const each = yield* Application.listen(Endpoint.tcp(HOST, 0))
-  yield* Effect.forkScoped(
-    each.run((connection) => {
-      const byte = new Uint8Array(1)
-      const exchange = Effect.andThen(connection.readInto(byte), connection.write(byte))
-      return Effect.andThen(exchange, connection.readInto(byte)).pipe(Pull.catchDone(() => Effect.void))
-    })
-  )
-  const accepted = Promise.withResolvers<net.Socket>()
-  const tcp = yield* Effect.promise(() => listenTcp(accepted.resolve))
-  const tcpEach = yield* Effect.promise(() =>
-    listenTcp((socket) => socket.setNoDelay(true).on("data", (bytes) => socket.write(bytes)))
-  )
-  parentPort!.postMessage({ ours: listener.address.port, oursEach: each.address.port, tcp, tcpEach } satisfies Ports)
-  return { connection: yield* listener.accept, socket: yield* Effect.promise(() => accepted.promise) }
-})
-
-const connect = Effect.fnUntraced(function* (ports: Ports) {
-  const connection = yield* Application.connect(Endpoint.tcp(HOST, ports.ours))
-  const socket = net.connect(ports.tcp, HOST)
-  yield* Effect.promise(() => once(socket, "connect"))
-  return { connection, socket }
-})
-
-const { ports, ring }: Start = workerData
-const isServer = ports === undefined
-
-const program = Effect.gen(function* () {
-  const { connection, socket } = yield* ports === undefined ? serve : connect(ports)
-  const ends: Record<Way, End> = {
-    ours: overConnection(isServer, connection),
-    tcp: overSocket(isServer, socket),
-    ceiling: overRing(isServer, ring)
-  }
-  parentPort!.on("message", async (order: Order) => {
-    if (isServer) parentPort!.postMessage("ready")
-    // Whoever has sent the order must not need a core any more.
-    else await setTimeout(2)
-    const start = process.hrtime.bigint()
-    const micros = await ends[order.way](order)
-    const end = process.hrtime.bigint()
-    parentPort!.postMessage({ nanos: isServer ? end : start, micros } satisfies Report)
-  })
-  parentPort!.postMessage("ready")
-  return yield* Effect.never
-})
-
-await Effect.runPromise(
-  program.pipe(Effect.scoped, Effect.provide(CutThroughWorker.layer({ name: isServer ? "server" : "client" })))
-)

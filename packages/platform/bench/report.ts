@@ -1,63 +1,69 @@
 /**
- * What the benchmarks measure, and how they print it.
+ * What the benchmark prints: a table, or one object.
  */
-import * as os from "node:os"
+import { cpus } from "node:os"
+import { goalOf } from "./goals.ts"
+import type { Result, Unit } from "./model.ts"
 
-/** Something of ours beside something of others, measured in turn. */
-export interface Case {
-  readonly name: string
-  readonly peer: string
-  /** How many times better ours is, from pair to pair. */
-  readonly ratio: {
-    readonly median: number
-    readonly min: number
-    readonly max: number
-    readonly pairs: number
-  }
-  readonly ours: Figure
-  readonly theirs: Figure
+/** As many digits as mean something. */
+export const digits = (value: number): string =>
+  value.toFixed(value === 0 || value >= 100 ? 0 : value >= 10 ? 1 : value >= 0.1 ? 2 : 3)
+
+export const figure = (value: number, unit: Unit): string => `${digits(value)} ${unit}`
+
+export const times = (ratio: number): string => `${digits(ratio)}x`
+
+const exactly = ({ max, median, min }: Result["ratio"]): string => `${times(median)} [${digits(min)} to ${digits(max)}]`
+
+const cpu = ({ ours, theirs }: Result): string =>
+  ours.cpuMicros === undefined || theirs.cpuMicros === undefined
+    ? ""
+    : `${digits(ours.cpuMicros)} / ${digits(theirs.cpuMicros)} us`
+
+/** At least so much, and whether it is that. */
+const goal = ({ name, peer, ratio }: Result): string => {
+  const goal = goalOf(name, peer)
+  if (goal === undefined) return ""
+  return `${goal.least} ${ratio.median >= goal.least ? "yes" : "NO"}`
 }
 
-export interface Figure {
-  readonly median: number
-  /** Of round trips, the median of the slowest hundredth. */
-  readonly p99?: number
-  readonly unit: "us" | "GB/s"
-}
-
-export const median = (values: ReadonlyArray<number>): number => values.toSorted((a, b) => a - b)[values.length >> 1]
-
-export const ratioOf = (values: ReadonlyArray<number>): Case["ratio"] => ({
-  median: median(values),
-  min: Math.min(...values),
-  max: Math.max(...values),
-  pairs: values.length
-})
-
-/** One object with `--json`, a table without. */
-export const print = (cases: ReadonlyArray<Case>): void => {
-  if (process.argv.includes("--json")) {
-    console.log(JSON.stringify({ node: process.version, cpus: os.cpus().length, cases }))
-    return
-  }
-  const figure = ({ median, p99, unit }: Figure) => {
-    const digits = median < 10 ? 2 : 1
-    return `${median.toFixed(digits)}${p99 === undefined ? "" : ` (p99 ${p99.toFixed(digits)})`} ${unit}`
-  }
-  const rows = cases.map(({ name, ours, peer, ratio, theirs }) => [
-    name,
-    peer,
-    figure(ours),
-    figure(theirs),
-    `${ratio.median.toFixed(2)}x [${ratio.min.toFixed(2)} to ${ratio.max.toFixed(2)} in ${ratio.pairs} pairs]`
+/** The head and the rows of the table, for people at a terminal and for the page. */
+export const table = (results: ReadonlyArray<Result>): ReadonlyArray<ReadonlyArray<string>> => [
+  ["case", "peer", "goal", "ratio, median [min to max]", "ours", "peer's", "CPU, ours / peer's", "for each"],
+  ...results.map((result) => [
+    result.name,
+    result.peer,
+    goal(result),
+    exactly(result.ratio),
+    figure(result.ours.median, result.unit),
+    figure(result.theirs.median, result.unit),
+    cpu(result),
+    result.operation
   ])
-  const table = [["case", "peer", "ours", "theirs", "ratio"], ...rows]
-  const widths = table[0].map((_, column) => Math.max(...table.map((row) => row[column].length)))
-  for (const row of table)
-    console.log(
+]
+
+export const text = (results: ReadonlyArray<Result>): string => {
+  const rows = table(results)
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)))
+  return rows
+    .map((row) =>
       row
         .map((cell, column) => cell.padEnd(widths[column]))
         .join("  ")
         .trimEnd()
     )
+    .join("\n")
 }
+
+export const json = (results: ReadonlyArray<Result>): string =>
+  JSON.stringify({
+    node: process.version,
+    cpus: cpus().length,
+    cases: results.map(({ name, ours, peer, ratio, theirs, unit }) => ({
+      name,
+      peer,
+      ratio,
+      ours: { median: ours.median, unit },
+      theirs: { median: theirs.median, unit }
+    }))
+  })
