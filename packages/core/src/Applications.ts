@@ -107,8 +107,8 @@ const within = (count: number, limit: number, format: (count: number) => string 
  *
  * ```text
  * Index  Name    Namespace  Scope  Workers  Listeners  Sessions  Half-opens  Pending  Fifo-memory  Rx-fifo  Tx-fifo  Segment
- * 0      server  default    both   1        1          1/100     0           1/65536  256 KiB      128 KiB  128 KiB  128 MiB
- * 1      client  default    both   1        0          1         0           0/65536  0 B          128 KiB  128 KiB  128 MiB
+ * 0      server  default    both   1        1          1/100     0           1/65536  1 MiB        512 KiB  512 KiB  128 MiB
+ * 1      client  default    both   1        0          1         0           0/65536  0 B          512 KiB  512 KiB  128 MiB
  * ```
  *
  * @category formatting

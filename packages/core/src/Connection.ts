@@ -193,13 +193,13 @@ export const takeUnsafe = <A extends Uint8Array>(
 ): (() => void) =>
   self instanceof ConnectionImpl
     ? giveUp(self.take(allocate, done))
-    : Effect.runCallback(
+    : runHere(
         Effect.map(self.read, (bytes) => {
           const made = allocate(bytes.length)
           made.set(bytes)
           return made
         }),
-        { onExit: done }
+        done
       )
 
 /**
@@ -214,9 +214,22 @@ export const writeAllUnsafe = (
   chunks: ReadonlyArray<Uint8Array>,
   done: (exit: Exit.Exit<void, SessionError.SessionError>) => void
 ): (() => void) =>
-  self instanceof ConnectionImpl
-    ? giveUp(self.writeChunks(chunks, done))
-    : Effect.runCallback(self.writeAll(chunks), { onExit: done })
+  self instanceof ConnectionImpl ? giveUp(self.writeChunks(chunks, done)) : runHere(self.writeAll(chunks), done)
+
+/** With the clock and the scheduler of the fiber that calls, if one does: what a decorated connection waits for is theirs. */
+const runHere = <A, E>(effect: Effect.Effect<A, E>, done: (exit: Exit.Exit<A, E>) => void): (() => void) => {
+  let isGivenUp = false
+  const interrupt = Effect.runCallbackWith(Fiber.getCurrent()?.context ?? Context.empty())(effect, {
+    onExit: (exit) => {
+      // Who gave up is not told, unless it was too late for that: what was taken is theirs.
+      if (!isGivenUp || Exit.isSuccess(exit)) done(exit)
+    }
+  })
+  return () => {
+    isGivenUp = true
+    interrupt()
+  }
+}
 
 const giveUp = (cancel: Effect.Effect<void> | void): (() => void) =>
   cancel === undefined ? nothing : () => Effect.runSync(cancel)

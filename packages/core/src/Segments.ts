@@ -67,7 +67,7 @@ const percent = (part: number, whole: number): number => (whole === 0 ? 0 : (100
  * })
  *
  * const stats = await Effect.runPromise(program.pipe(Effect.scoped, Effect.provide(CutThrough.layer)))
- * stats // => [4 * 128 * 1024, [[2, "none"]]]
+ * stats // => [4 * 512 * 1024, [[2, "none"]]]
  * ```
  *
  * @category inspection
@@ -116,8 +116,8 @@ const formatFlags = ({ clientDetached, condemned, lingers, serverDetached }: Seg
  *
  * ```text
  * Listener                Client     Server     Segment  Size     Used   Usage  Committed  Fifos  Pressure  Clients  Servers  Flags
- * default 127.0.0.1:7000  default/0  default/0  #1       128 MiB  8 KiB  0.0%   256 KiB    2      none      1        1        -
- * 1 segment, 128 MiB: 8 KiB used (0.0%), 256 KiB committed; 1 context, 2 leases, 1 region
+ * default 127.0.0.1:7000  default/0  default/0  #1       128 MiB  8 KiB  0.0%   1 MiB      2      none      1        1        -
+ * 1 segment, 128 MiB: 8 KiB used (0.0%), 1 MiB committed; 1 context, 2 leases, 1 region
  * ```
  *
  * @category formatting

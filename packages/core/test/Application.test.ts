@@ -61,7 +61,7 @@ describe("Application", () => {
         "rxFifoSize is 0: expected 1 to 1073741824 bytes",
         "txFifoSize is 2147483648: expected 1 to 1073741824 bytes",
         'rxFifoSize is many: expected a size in bytes, or a text such as "64 KiB"',
-        "segmentSize is 4096: expected at least 262144 bytes, to hold one pair of FIFOs",
+        "segmentSize is 4096: expected at least 1048576 bytes, to hold one pair of FIFOs",
         "workers is 0: expected an integer, at least 1"
       ])
     }).pipe(Effect.scoped, Effect.provide(layerSessions()))

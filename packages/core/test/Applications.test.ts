@@ -69,8 +69,8 @@ describe("Applications", () => {
         unaccepted: 0,
         unread: 0,
         quotas: { maxFifoMemory: Infinity, maxSessions: Infinity, maxHalfOpens: Infinity, maxPending: 50 },
-        rxFifoSize: 131072,
-        txFifoSize: 131072,
+        rxFifoSize: 524288,
+        txFifoSize: 524288,
         segmentSize: 128 * 1024 * 1024,
         segmentLinger: Duration.zero
       })
@@ -102,8 +102,8 @@ describe("Applications", () => {
         yield* Applications.format,
         [
           "Index  Name    Namespace  Scope  Workers  Listeners  Sessions  Half-opens  Pending  Fifo-memory     Rx-fifo  Tx-fifo  Segment",
-          "0      server  default    both   1        1          1/100     0           1/1000   192 KiB/10 MiB  64 KiB   128 KiB  1 MiB",
-          "1      client  default    local  2        0          1         0/2         0/1000   0 B             128 KiB  128 KiB  128 MiB"
+          "0      server  default    both   1        1          1/100     0           1/1000   576 KiB/10 MiB  64 KiB   512 KiB  1 MiB",
+          "1      client  default    local  2        0          1         0/2         0/1000   0 B             512 KiB  512 KiB  128 MiB"
         ].join("\n")
       )
     }).pipe(Effect.scoped, Effect.provide(Leaks.layerSessions()))

@@ -178,7 +178,7 @@ describe("configuration", () => {
         const error = yield* errorOf({ CUT_THROUGH_MAX_FIFO_MEMORY: "64 KiB" })
         assert.strictEqual(
           error.message,
-          "maxFifoMemory is 65536: expected at least 262144 bytes, for one pair of FIFOs"
+          "maxFifoMemory is 65536: expected at least 1048576 bytes, for one pair of FIFOs"
         )
         const unknown = yield* Application.layerConfig().pipe(
           Layer.provide(env({ CUT_THROUGH_NAMESPACE: "nowhere" })),

@@ -34,7 +34,7 @@ describe("Sessions", () => {
           index: 0,
           side: "server",
           state: "accepting",
-          rx: { used: 0, size: 131072 }
+          rx: { used: 0, size: 524288 }
         })
         assert.strictEqual(accepting.segment?.listener, "test 127.0.0.1:7000")
         assert.deepInclude(halfOpen, {
@@ -215,7 +215,7 @@ describe("Sessions", () => {
         for (let count = 0; count < 10; count++) {
           const { from, info, to } = yield* Queue.take(changes)
           assert.strictEqual(info.state, to)
-          assert.strictEqual(info.rx.size, 131072)
+          assert.strictEqual(info.rx.size, 524288)
           seen.push(`${info.side}: ${from} to ${to}, rx ${info.rx.used}, tx ${info.tx.used}`)
         }
         assert.deepStrictEqual(seen, [
@@ -294,9 +294,9 @@ describe("Sessions", () => {
           yield* Sessions.formatVerbose,
           [
             "Connection                                   State        Rx-f      Tx-f      Flags     App       Namespace  Segment",
-            "[1:0][CT:T] 127.0.0.1:7001->127.0.0.1:49152  ESTABLISHED  12/65536  0/131072  rx-ended  server/0  n          server 127.0.0.1:7001 #1",
-            "[1:1][CT:T] 127.0.0.1:49152->127.0.0.1:7001  ESTABLISHED  0/131072  12/65536  tx-ended  client/0  n          server 127.0.0.1:7001 #1",
-            "[1:2][CT:T] 127.0.0.1:7000->127.0.0.1:49153  ACCEPTING    0/65536   0/131072  -         server/0  n          server 127.0.0.1:7000 #2",
+            "[1:0][CT:T] 127.0.0.1:7001->127.0.0.1:49152  ESTABLISHED  12/65536  0/524288  rx-ended  server/0  n          server 127.0.0.1:7001 #1",
+            "[1:1][CT:T] 127.0.0.1:49152->127.0.0.1:7001  ESTABLISHED  0/524288  12/65536  tx-ended  client/0  n          server 127.0.0.1:7001 #1",
+            "[1:2][CT:T] 127.0.0.1:7000->127.0.0.1:49153  ACCEPTING    0/65536   0/524288  -         server/0  n          server 127.0.0.1:7000 #2",
             "[1:0][CT:T] 127.0.0.1:49153->127.0.0.1:7000  HALF-OPEN    0/0       0/0       -         client/0  n          -",
             "[0:0][CT:T] 127.0.0.1:7000->*                LISTEN       0/0       0/0       -         server    n          -",
             "[0:1][CT:T] 127.0.0.1:7001->*                LISTEN       0/0       0/0       -         server    n          -"

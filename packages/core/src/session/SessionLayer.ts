@@ -57,9 +57,9 @@ export interface AttachOptions {
   readonly scope?: AppScope | undefined
   /** Workers that serve its listeners in turn. Default 1. */
   readonly workers?: number | undefined
-  /** Most bytes on their way to a server of this application, in one connection. Default 128 KiB. */
+  /** Most bytes on their way to a server of this application, in one connection. Default 512 KiB. */
   readonly rxFifoSize?: ByteSize.Input | undefined
-  /** Most bytes on their way from a server of this application, in one connection. Default 128 KiB. */
+  /** Most bytes on their way from a server of this application, in one connection. Default 512 KiB. */
   readonly txFifoSize?: ByteSize.Input | undefined
   /** Bytes of FIFOs in one shared segment. Default 128 MiB. */
   readonly segmentSize?: ByteSize.Input | undefined
@@ -203,7 +203,7 @@ export class SessionLayer extends Context.Service<
   }
 >()("@cut-through/core/session/SessionLayer") {}
 
-const DEFAULT_FIFO_BYTES = 128 * 1024
+const DEFAULT_FIFO_BYTES = 512 * 1024
 const DEFAULT_SEGMENT_BYTES = 128 * 1024 * 1024
 const DEFAULT_PENDING = 65_536
 

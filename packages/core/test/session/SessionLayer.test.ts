@@ -93,8 +93,8 @@ describe("SessionLayer", () => {
       ["rxFifoSize", "2 GiB", fifo, `${2 ** 31}`],
       ["txFifoSize", 0, fifo],
       ["txFifoSize", 2 ** 30 + 1, fifo],
-      ["segmentSize", 0, "at least 262144 bytes, to hold one pair of FIFOs"],
-      ["segmentSize", 262_143, "at least 262144 bytes, to hold one pair of FIFOs"],
+      ["segmentSize", 0, "at least 1048576 bytes, to hold one pair of FIFOs"],
+      ["segmentSize", 1_048_575, "at least 1048576 bytes, to hold one pair of FIFOs"],
       ["segmentLinger", "soon", anyDuration],
       ["segmentLinger", "10 apples", anyDuration],
       ["segmentLinger", "", anyDuration],
@@ -104,8 +104,8 @@ describe("SessionLayer", () => {
       ["segmentLinger", -1, finite, "-1ms"],
       ["segmentLinger", "-2 seconds", finite, "-2s"],
       ["segmentLinger", Duration.negativeInfinity, finite, "-Infinity"],
-      ["maxFifoMemory", 0, "at least 262144 bytes, for one pair of FIFOs"],
-      ["maxFifoMemory", "255 KiB", "at least 262144 bytes, for one pair of FIFOs", `${255 * 1024}`],
+      ["maxFifoMemory", 0, "at least 1048576 bytes, for one pair of FIFOs"],
+      ["maxFifoMemory", "1023 KiB", "at least 1048576 bytes, for one pair of FIFOs", `${1023 * 1024}`],
       ...["maxSessions", "maxHalfOpens", "maxPending"].flatMap((what) =>
         [0, -1, 1.5, NaN, Infinity].map((value) => [what, value, least1] as const)
       )
@@ -180,8 +180,8 @@ describe("SessionLayer", () => {
         assert.sameOrderedMembers([...apps()], [first, second])
         assert.deepStrictEqual(first.properties, {
           segmentSize: 128 * 1024 * 1024,
-          rxFifoSize: 128 * 1024,
-          txFifoSize: 128 * 1024,
+          rxFifoSize: 512 * 1024,
+          txFifoSize: 512 * 1024,
           linger: Duration.zero
         })
         assert.deepStrictEqual(first.quotas, {
