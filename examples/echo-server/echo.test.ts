@@ -50,7 +50,7 @@ describe("echo", { timeout: 30_000 }, () => {
     directory = await mkdtemp(join(tmpdir(), "echo-"))
     file = join(directory, "file")
     // Neither a multiple of the buffers' size nor small enough to fit into the FIFOs.
-    bytes = (await readFile(process.execPath)).subarray(0, 1_000_003)
+    bytes = (await readFile(process.execPath)).subarray(0, 3_000_003)
     await writeFile(file, bytes)
   })
   afterAll(() => rm(directory, { recursive: true, force: true }))
@@ -80,7 +80,7 @@ describe("echo", { timeout: 30_000 }, () => {
   it("prints the sessions, a row for each way, and what is left", async () => {
     const { code, stderr, stdout } = await echo([file])
     const lines = stdout.trimEnd().split("\n")
-    assert.strictEqual(lines[0], `${file}: 1,000,003 bytes`)
+    assert.strictEqual(lines[0], `${file}: 3,000,003 bytes`)
     for (const [at, path] of [
       [2, "fiber"],
       [9, "thread"]
@@ -92,10 +92,10 @@ describe("echo", { timeout: 30_000 }, () => {
     }
     assert.match(lines[16], /^way +bytes +seconds +GB\/s +to TCP +SHA-256$/)
     for (const [at, path] of ["fiber", "thread"].entries()) {
-      const row = new RegExp(`^${path} +1,000,003 +\\d+\\.\\d{4} +\\d+\\.\\d\\d +\\d+\\.\\dx +equal$`)
+      const row = new RegExp(`^${path} +3,000,003 +\\d+\\.\\d{4} +\\d+\\.\\d\\d +\\d+\\.\\dx +equal$`)
       assert.match(lines[17 + at], row)
     }
-    assert.match(lines[19], /^tcp +1,000,003 +\d+\.\d{4} +\d+\.\d\d +1\.0x +equal$/)
+    assert.match(lines[19], /^tcp +3,000,003 +\d+\.\d{4} +\d+\.\d\d +1\.0x +equal$/)
     assert.strictEqual(lines[21], "left at rest: 0 sessions, 0 half-opens, 0 segments, 0 FIFO bytes")
     assert.strictEqual(lines.length, 22)
     assert.strictEqual(stderr, "")

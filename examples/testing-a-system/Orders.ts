@@ -20,10 +20,8 @@ export class Orders extends Context.Service<
     readonly place: (item: string, amount: number) => Effect.Effect<Order>
     readonly find: (id: number) => Effect.Effect<Option.Option<Order>>
     readonly all: Effect.Effect<ReadonlyArray<Order>>
-    /** Gives an order that waits another status. Whether it did: nothing else does a decided order's. */
+    /** Gives an order that waits another status. Returns whether it did: what is decided stays so. */
     readonly decide: (id: number, status: Status) => Effect.Effect<boolean>
-    /** What happened whatever came before: for stores whose callers know. */
-    readonly put: (id: number, status: Status) => Effect.Effect<void>
     /** The next one that is to be shipped. */
     readonly next: Effect.Effect<Order>
     /** To be looked at again. */
@@ -35,7 +33,6 @@ export class Orders extends Context.Service<
     Effect.gen(function* () {
       const orders = yield* Ref.make<ReadonlyMap<number, Order>>(new Map())
       const queue = yield* Queue.unbounded<Order>()
-      const put = (order: Order) => Ref.update(orders, (all) => new Map(all).set(order.id, order))
       return {
         place: (item, amount) =>
           Effect.gen(function* () {
@@ -53,11 +50,6 @@ export class Orders extends Context.Service<
             const order = all.get(id)
             if (order?.status !== "waiting") return [false, all]
             return [true, new Map(all).set(id, { ...order, status })]
-          }),
-        put: (id, status) =>
-          Effect.flatMap(Ref.get(orders), (all) => {
-            const order = all.get(id)
-            return order === undefined ? Effect.void : put({ ...order, status })
           }),
         next: Queue.take(queue),
         again: (order) => Effect.asVoid(Queue.offer(queue, order))

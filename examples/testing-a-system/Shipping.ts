@@ -1,11 +1,14 @@
 /** The worker that takes orders from the queue, one after the other, and has the warehouse give out what they are about. */
 import { Context, Effect, Layer } from "effect"
 import * as RpcClient from "effect/rpc/RpcClient"
+import type { RpcClientError } from "effect/rpc/RpcClientError"
 import { Orders, type Order } from "./Orders.ts"
 import { Rpcs } from "./Warehouse.ts"
 
 /** What the worker needs of the warehouse. */
-export class Warehouse extends Context.Service<Warehouse, RpcClient.FromGroup<typeof Rpcs>>()("example/Warehouse") {
+export class Warehouse extends Context.Service<Warehouse, RpcClient.FromGroup<typeof Rpcs, RpcClientError>>()(
+  "example/Warehouse"
+) {
   static readonly layer: Layer.Layer<Warehouse, never, RpcClient.Protocol> = Layer.effect(
     Warehouse,
     RpcClient.make(Rpcs)
@@ -17,12 +20,12 @@ export const ship = ({ amount, id, item }: Order) =>
   Effect.gen(function* () {
     const orders = yield* Orders
     const warehouse = yield* Warehouse
-    const isReserved = yield* warehouse.reserve({ amount, item }).pipe(
+    const isReserved = yield* warehouse.reserve({ order: id, item, amount }).pipe(
       Effect.as(true),
       Effect.catchTag("SoldOut", () => Effect.as(orders.decide(id, "sold out"), false))
     )
     // It may have been cancelled while the warehouse was asked.
-    if (isReserved && !(yield* orders.decide(id, "shipped"))) yield* warehouse.giveBack({ amount, item })
+    if (isReserved && !(yield* orders.decide(id, "shipped"))) yield* warehouse.giveBack({ order: id })
   })
 
 /** The worker, with its way to ship an order. */

@@ -18,7 +18,7 @@ export const api = HttpRouter.serve(Layer.provide(HttpApiBuilder.layer(Orders.Ap
 /** The warehouse. Needs a `SocketServer`. */
 export const warehouse = (stock: { readonly [item: string]: number }) =>
   Warehouse.layer.pipe(
-    Layer.provide(Warehouse.Stock.layer(stock)),
+    Layer.provide(Warehouse.Shelves.layer(stock)),
     Layer.provide(RpcServer.layerProtocolSocketServer),
     Layer.provide(RpcSerialization.layerNdjson)
   )

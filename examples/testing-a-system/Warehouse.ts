@@ -6,44 +6,59 @@ import * as RpcServer from "effect/rpc/RpcServer"
 
 export class SoldOut extends Schema.TaggedError<SoldOut>()("SoldOut", { left: Schema.Finite }) {}
 
-const amountOf = { item: Schema.String, amount: Schema.Finite }
+const order = Schema.Finite
 
 export class Rpcs extends RpcGroup.make(
-  Rpc.make("reserve", { payload: amountOf, success: Schema.Finite, error: SoldOut }),
-  Rpc.make("giveBack", { payload: amountOf, success: Schema.Finite }),
+  // Who does not know whether it was heard may ask again: an order is reserved once.
+  Rpc.make("reserve", { payload: { order, item: Schema.String, amount: Schema.Finite }, error: SoldOut }),
+  Rpc.make("giveBack", { payload: { order } }),
   Rpc.make("left", { payload: { item: Schema.String }, success: Schema.Finite })
 ) {}
 
-export class Stock extends Context.Service<Stock, Ref.Ref<ReadonlyMap<string, number>>>()("example/Stock") {
-  static readonly layer = (stock: { readonly [item: string]: number }): Layer.Layer<Stock> =>
-    Layer.effect(Stock, Ref.make<ReadonlyMap<string, number>>(new Map(Object.entries(stock))))
+interface Contents {
+  readonly stock: ReadonlyMap<string, number>
+  /** By order. */
+  readonly reserved: ReadonlyMap<number, { readonly item: string; readonly amount: number }>
+}
+
+/** What is in the warehouse. */
+export class Shelves extends Context.Service<Shelves, Ref.Ref<Contents>>()("example/Shelves") {
+  static readonly layer = (stock: { readonly [item: string]: number }): Layer.Layer<Shelves> =>
+    Layer.effect(Shelves, Ref.make<Contents>({ stock: new Map(Object.entries(stock)), reserved: new Map() }))
+}
+
+const leftOf = ({ reserved, stock }: Contents, item: string): number => {
+  let left = stock.get(item) ?? 0
+  for (const one of reserved.values()) if (one.item === item) left -= one.amount
+  return left
 }
 
 const handlers = Rpcs.toLayer(
   Effect.gen(function* () {
-    const stock = yield* Stock
-    const leftOf = (all: ReadonlyMap<string, number>, item: string) => all.get(item) ?? 0
+    const shelves = yield* Shelves
     return {
-      reserve: ({ amount, item }) =>
+      reserve: ({ amount, item, order }) =>
         Effect.flatten(
-          Ref.modify(stock, (all): [Effect.Effect<number, SoldOut>, ReadonlyMap<string, number>] => {
-            const left = leftOf(all, item) - amount
-            if (left < 0) return [Effect.fail(new SoldOut({ left: leftOf(all, item) })), all]
-            return [Effect.succeed(left), new Map(all).set(item, left)]
+          Ref.modify(shelves, (all): [Effect.Effect<void, SoldOut>, Contents] => {
+            if (all.reserved.has(order)) return [Effect.void, all]
+            const left = leftOf(all, item)
+            if (amount > left) return [Effect.fail(new SoldOut({ left })), all]
+            return [Effect.void, { ...all, reserved: new Map(all.reserved).set(order, { item, amount }) }]
           })
         ),
-      giveBack: ({ amount, item }) =>
-        Ref.modify(stock, (all) => {
-          const left = leftOf(all, item) + amount
-          return [left, new Map(all).set(item, left)]
+      giveBack: ({ order }) =>
+        Ref.update(shelves, (all) => {
+          const reserved = new Map(all.reserved)
+          reserved.delete(order)
+          return { ...all, reserved }
         }),
-      left: ({ item }) => Effect.map(Ref.get(stock), (all) => leftOf(all, item))
+      left: ({ item }) => Effect.map(Ref.get(shelves), (all) => leftOf(all, item))
     }
   })
 )
 
 /** The service, by whatever protocol it is given. */
-export const layer: Layer.Layer<never, never, RpcServer.Protocol | Stock> = Layer.provide(
+export const layer: Layer.Layer<never, never, RpcServer.Protocol | Shelves> = Layer.provide(
   RpcServer.layer(Rpcs),
   handlers
 )

@@ -41,16 +41,16 @@ export const system = System.api.pipe(
   Layer.provideMerge(withWorker())
 )
 
-/** Asks whether the order still waits, and then has the warehouse give it out: somebody may cancel it in between. */
+/** Forgets that an order can be cancelled between the first look at it and the last one. */
 export const shipTooLate = ({ amount, id, item }: Order) =>
   Effect.gen(function* () {
     const orders = yield* Orders
     const warehouse = yield* Shipping.Warehouse
     const order = yield* Effect.flatMap(orders.find(id), Effect.fromOption)
     if (order.status !== "waiting") return
-    const isReserved = yield* warehouse.reserve({ amount, item }).pipe(
-      Effect.as(true),
-      Effect.catchTag("SoldOut", () => Effect.as(orders.decide(id, "sold out"), false))
+    const status = yield* warehouse.reserve({ order: id, item, amount }).pipe(
+      Effect.as("shipped" as const),
+      Effect.catchTag("SoldOut", () => Effect.succeed("sold out" as const))
     )
-    if (isReserved) yield* orders.put(id, "shipped")
+    yield* orders.decide(id, status)
   })

@@ -64,7 +64,7 @@ export interface Listener {
    * Serves each connection in a fiber and a scope of its own, until it is
    * interrupted (which resets the connections being served) or the listener
    * closes. A handler that fails resets its connection and is logged (at debug
-   * level when it was the peer who broke off); the others go on. Connections
+   * level when the connection was broken off or closed); the others go on. Connections
    * that arrived earlier are served first.
    */
   readonly run: <A, E, R>(
@@ -219,7 +219,7 @@ const make = (runtime: Runtime, source: Source, hold: Hold): Listener => {
               Effect.interruptible
             )
           }).pipe(
-            Effect.catchIf(isPeersDoing, (error) => Effect.logDebug("A peer broke its connection off", error)),
+            Effect.catchIf(isOver, (error) => Effect.logDebug("A connection was over before its handler", error)),
             Effect.catchCause((cause) =>
               Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.ignoreCause(Effect.failCause(cause), unhandled)
             )
@@ -238,9 +238,9 @@ const scopeOf = (fiber: Fiber.Fiber<unknown, unknown>): Scope.Scope =>
 
 const unhandled = { log: "Unhandled", message: "Unhandled error in a connection handler" } as const
 
-/** What a handler cannot help: its connection is over, and nothing is wrong with it. */
-const isPeersDoing = (error: unknown): boolean =>
-  error instanceof SessionError.SessionError && (error.reason._tag === "Reset" || error.reason._tag === "PeerDied")
+/** What a handler cannot help: its connection is over, by its peer or because its application goes. */
+const isOver = (error: unknown): boolean =>
+  error instanceof SessionError.SessionError && ["Reset", "PeerDied", "Closed"].includes(error.reason._tag)
 
 const makeRequest = (runtime: Runtime, source: Source, session: Session.AppSession): ConnectionRequest => {
   // A listener that says yes itself has done so; the connection still waits for an owner.

@@ -290,7 +290,7 @@ class Line {
 
   /** Closes as a socket does: what is being written arrives, and who pulls is told. */
   release(close: Effect.Effect<void>): Effect.Effect<void> {
-    return Effect.suspend(() => {
+    return Effect.contextWith((context: Context.Context<never>) => {
       this.over(closeError(1006))
       if (this.writing === 0) {
         this.discard()
@@ -298,7 +298,7 @@ class Line {
       }
       this.afterWrites.push(() => {
         this.discard()
-        Effect.runFork(close)
+        Effect.runForkWith(context)(close)
       })
       return Effect.void
     })

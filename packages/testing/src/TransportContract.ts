@@ -620,21 +620,61 @@ const ofServers: ReadonlyArray<Case> = [
 export const cases: ReadonlyArray<Case> = [...ofEveryConnection, ...ofSockets, ...ofServers]
 
 /**
- * How a suite is registered: `{ describe, it: it.live }` of `@effect/vitest`, for
- * example.
+ * How a suite is registered: `{ describe, it }` of `@effect/vitest`, whose
+ * `it.live` is taken, or an `it` of your own that is given effects.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Runner {
-  readonly describe: (name: string, body: () => void) => void
-  readonly it: (name: string, test: () => Effect.Effect<void, unknown>) => void
+  readonly describe: (name: string, body: () => void) => unknown
+  readonly it: Register | { readonly live: Register }
 }
+
+/**
+ * What registers one test.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Register = (name: string, test: () => Effect.Effect<void, unknown>) => unknown
 
 /**
  * Registers all cases for a transport. Its layer is built afresh for each of
  * them, and closed behind it: what it checks then, leaks for example, it checks
  * for each.
+ *
+ * **Example** (The suite in a test file)
+ *
+ * ```ts no-run
+ * import { Application } from "@cut-through/core"
+ * import { CutThroughSocket, CutThroughSocketServer } from "@cut-through/platform"
+ * import { Leaks, TransportContract } from "@cut-through/testing"
+ * import { describe, it } from "@effect/vitest"
+ * import { Effect, Layer } from "effect"
+ *
+ * const transport = Layer.effect(
+ *   TransportContract.Transport,
+ *   Effect.gen(function*() {
+ *     const application = yield* Application.Application
+ *     return {
+ *       listen: Effect.provideService(
+ *         CutThroughSocketServer.make({ host: "127.0.0.1", port: 0 }),
+ *         Application.Application,
+ *         application
+ *       ),
+ *       connect: (address) =>
+ *         Effect.provideService(
+ *           CutThroughSocket.make(address as Parameters<typeof CutThroughSocket.make>[0]),
+ *           Application.Application,
+ *           application
+ *         )
+ *     }
+ *   })
+ * )
+ *
+ * TransportContract.suite("my transport", Layer.provide(transport, Leaks.layerTest), { describe, it })
+ * ```
  *
  * @category running
  * @since 0.1.0
@@ -647,10 +687,13 @@ export const suite = (
     /** Cases that the transport differs in, by name, and why. */
     readonly differs?: { readonly [name: string]: string } | undefined
   } = {}
-): void =>
+): void => {
   runner.describe(name, () => {
+    const { it } = runner
+    const register = "live" in it ? it.live : it
     for (const { name, run } of cases) {
       if (options.differs?.[name] !== undefined) continue
-      runner.it(name, () => run.pipe(Effect.scoped, Effect.provide(layer, { local: true })))
+      register(name, () => run.pipe(Effect.scoped, Effect.provide(layer, { local: true })))
     }
   })
+}

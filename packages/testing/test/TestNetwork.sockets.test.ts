@@ -41,10 +41,7 @@ const contract = (link: TestNetwork.LinkOptions) =>
     })
   ).pipe(Layer.provide(TestNetwork.layer({ hosts, link })))
 
-TransportContract.suite("between hosts, in no time", contract({}), {
-  describe,
-  it: (name, test) => base.live(name, test)
-})
+TransportContract.suite("between hosts, in no time", contract({}), { describe, it: base })
 
 const slow = contract({ latency: "20 millis", jitter: "10 millis", bandwidth: "10 MiB" })
 

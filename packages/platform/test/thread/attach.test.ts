@@ -107,7 +107,7 @@ layer(layerOne, { excludeTestServices: true })("attaching", (it) => {
       })
       assert.strictEqual(yield* running.hear, "configured")
       const [{ rxFifoSize, txFifoSize }] = yield* Applications.list
-      assert.deepStrictEqual([rxFifoSize, txFifoSize], [65_536, 131_072])
+      assert.deepStrictEqual([rxFifoSize, txFifoSize], [65_536, 524_288])
       yield* running.say("go")
       yield* running.result
       yield* atRest()

@@ -552,7 +552,7 @@ export const cases = {
         const busy = yield* listener.accept
         yield* echo(busy)
         yield* meet(talk, "echoed")
-        yield* readBytes(idle, 0, 500_000)
+        yield* readBytes(idle, 0, 1_500_000)
         yield* meet(talk, "read")
       }),
     client: (talk) =>
@@ -560,7 +560,7 @@ export const cases = {
         const address = yield* there(talk)
         const idle = yield* Application.connect(address)
         const busy = yield* Application.connect(address)
-        const writing = yield* Effect.forkChild(writeBytes(idle, 0, 500_000))
+        const writing = yield* Effect.forkChild(writeBytes(idle, 0, 1_500_000))
         yield* Effect.forkChild(Effect.andThen(writeBytes(busy, 0, 1_000_000), busy.end))
         assert.equal((yield* drain(busy)).bytes, 1_000_000)
         assert.equal(writing.pollUnsafe(), undefined)
