@@ -155,10 +155,12 @@ describe("--serve", () => {
     await server.printed(/^waiting for 20 connections: /m)
     const errors = sockets.map((socket) => once(socket, "error"))
     // Those that come at once may be the same one, passed on.
-    const again = setInterval(() => server.signal("SIGINT"), 50)
+    const again = setInterval(() => server.signal("SIGINT"), 300)
+    // Once it has heard, another one would find it without handlers, on its way out.
+    await server.printed(/^breaking off/m)
+    clearInterval(again)
     for (const [error] of await Promise.all(errors)) assert.strictEqual(error.code, "ECONNRESET")
     assert.strictEqual(await server.exit(), 0)
-    clearInterval(again)
     assert.match(server.stdout, new RegExp(`\nbreaking off what is open: told again\n${NOTHING_LEFT}\n$`))
     assert.isTrue(await isFree(port))
   })
