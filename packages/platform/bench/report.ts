@@ -1,6 +1,7 @@
 /**
  * What the benchmark prints: a table, or one object.
  */
+import { align } from "../../core/src/internal/Table.ts"
 import { cpus } from "node:os"
 import { goalOf } from "./goals.ts"
 import type { Result, Unit } from "./model.ts"
@@ -42,18 +43,7 @@ export const table = (results: ReadonlyArray<Result>): ReadonlyArray<ReadonlyArr
   ])
 ]
 
-export const text = (results: ReadonlyArray<Result>): string => {
-  const rows = table(results)
-  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)))
-  return rows
-    .map((row) =>
-      row
-        .map((cell, column) => cell.padEnd(widths[column]))
-        .join("  ")
-        .trimEnd()
-    )
-    .join("\n")
-}
+export const text = (results: ReadonlyArray<Result>): string => align(table(results))
 
 export const json = (results: ReadonlyArray<Result>): string =>
   JSON.stringify({

@@ -38,6 +38,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
+import * as NetAddress from "effect/net/NetAddress"
 import * as Option from "effect/Option"
 import * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
@@ -207,6 +208,14 @@ class TcpTransport implements Transport {
     return true
   }
 
+  /** What the sockets have in common, whoever has connected. */
+  private get socketOptions() {
+    const { keepAlive, noDelay = true } = this.options
+    const probes =
+      keepAlive === undefined ? {} : { keepAlive: true, keepAliveInitialDelay: Duration.toMillis(keepAlive) }
+    return { allowHalfOpen: true, noDelay, ...probes }
+  }
+
   // ---------------------------------------------------------------------------
   // connecting
   // ---------------------------------------------------------------------------
@@ -224,15 +233,13 @@ class TcpTransport implements Transport {
 
   /** The client waits for the answer to this session: a yes once there is a connection, or why there is none. */
   dial(session: Session): void {
-    const { connectTimeout, keepAlive, noDelay = true } = this.options
+    const { connectTimeout } = this.options
     const remote = session.local
     const started = performance.now()
     const socket = Net.createConnection({
-      host: addressOf(remote),
+      host: NetAddress.formatIp(remote.address),
       port: remote.port,
-      allowHalfOpen: true,
-      noDelay,
-      ...(keepAlive === undefined ? {} : { keepAlive: true, keepAliveInitialDelay: Duration.toMillis(keepAlive) })
+      ...this.socketOptions
     })
     this.hold(socket)
     const timeout =
@@ -282,26 +289,26 @@ class TcpTransport implements Transport {
     const opens = this.options.opensPort?.(endpoint, app.name) ?? true
     if (isProxy || app.scope === "local" || !opens) return Effect.void
     return Effect.callback((resume) => {
-      const { keepAlive, noDelay = true } = this.options
       const server = Net.createServer({
-        allowHalfOpen: true,
-        pauseOnConnect: true,
-        noDelay,
-        ...(keepAlive === undefined ? {} : { keepAlive: true, keepAliveInitialDelay: Duration.toMillis(keepAlive) })
+        ...this.socketOptions,
+        pauseOnConnect: true
       })
       const onError = (error: NodeJS.ErrnoException) => resume(Effect.fail(whyNotListening(endpoint, error)))
       server.once("error", onError)
       server.on("connection", (socket) => this.arrived(listener, socket))
       // `::` is every IPv6 address, as it is for connects that stay here.
       const ipv6Only = endpoint._tag === "InetAddressV6"
-      server.listen({ host: addressOf(endpoint), port: endpoint.port, ipv6Only, exclusive: true }, () => {
-        server.off("error", onError)
-        server.on("error", (error) => void Effect.runFork(Effect.logError("A TCP port failed", error)))
-        this.ports.set(listener, server)
-        // The listener keeps its own thread running.
-        server.unref()
-        resume(Effect.void)
-      })
+      server.listen(
+        { host: NetAddress.formatIp(endpoint.address), port: endpoint.port, ipv6Only, exclusive: true },
+        () => {
+          server.off("error", onError)
+          server.on("error", (error) => void Effect.runFork(Effect.logError("A TCP port failed", error)))
+          this.ports.set(listener, server)
+          // The listener keeps its own thread running.
+          server.unref()
+          resume(Effect.void)
+        }
+      )
       return Effect.sync(() => void server.close())
     })
   }
@@ -540,12 +547,6 @@ class Carrier {
     if (hadError) Effect.runFork(this.connection.reset)
     else this.afterReceiving(this.connection.close)
   }
-}
-
-const addressOf = (endpoint: Endpoint.Endpoint): string => {
-  const text = Endpoint.format(endpoint)
-  const address = text.slice(0, text.lastIndexOf(":"))
-  return address.startsWith("[") ? address.slice(1, -1) : address
 }
 
 /** What a dual-stack socket calls an IPv4 address. */
