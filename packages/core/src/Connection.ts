@@ -25,6 +25,7 @@ import * as Stream from "effect/Stream"
 import * as Endpoint from "./Endpoint.ts"
 import type * as Doorbell from "./memory/Doorbell.ts"
 import * as Fifo from "./memory/Fifo.ts"
+import * as NonBlocking from "./NonBlocking.ts"
 import * as Finalizer from "./runtime/Finalizer.ts"
 import { Hold, type KeepAlive } from "./runtime/KeepAlive.ts"
 import * as Trace from "./runtime/Trace.ts"
@@ -216,6 +217,56 @@ export const writeAllUnsafe = (
 ): (() => void) =>
   self instanceof ConnectionImpl ? giveUp(self.writeChunks(chunks, done)) : runHere(self.writeAll(chunks), done)
 
+/**
+ * Reads and writes of a connection that do not wait, without fibers.
+ *
+ * A connection has one such face at a time: the last one made is called back.
+ * Closing, ending and everything else stays with the connection. Fibers may read
+ * and write, too: those that wait come first.
+ *
+ * **Example** (An echo server without fibers)
+ *
+ * ```ts
+ * import { Application, Connection, CutThrough, Endpoint } from "@cut-through/core"
+ * import { Effect } from "effect"
+ *
+ * const echo = (connection: Connection.Connection) => {
+ *   const buffer = new Uint8Array(65536)
+ *   let rest = buffer.subarray(0, 0)
+ *   const go = () => {
+ *     while (true) {
+ *       const count = rest.length > 0 ? stream.write(rest) : stream.readInto(buffer)
+ *       if (count <= 0) return
+ *       rest = rest.length > 0 ? rest.subarray(count) : buffer.subarray(0, count)
+ *     }
+ *   }
+ *   const stream = Connection.nonBlocking(connection, { onReadable: go, onWritable: go })
+ *   go()
+ * }
+ *
+ * const program = Effect.gen(function*() {
+ *   const listener = yield* Application.listen(Endpoint.tcp("127.0.0.1", 0))
+ *   const client = yield* Application.connect(listener.address)
+ *   echo(yield* listener.accept)
+ *   yield* client.write(new TextEncoder().encode("hello"))
+ *   return new TextDecoder().decode(yield* client.read)
+ * })
+ *
+ * await Effect.runPromise(program.pipe(Effect.scoped, Effect.provide(CutThrough.layer))) // => "hello"
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const nonBlocking = (self: Connection, handlers: NonBlocking.Handlers): NonBlocking.NonBlocking =>
+  self instanceof ConnectionImpl
+    ? self.nonBlocking(handlers)
+    : new NonBlocking.Buffered(
+        (done) => takeUnsafe(self, allocate, done),
+        (bytes, done) => writeAllUnsafe(self, [bytes], done),
+        handlers
+      )
+
 /** With the clock and the scheduler of the fiber that calls, if one does: what a decorated connection waits for is theirs. */
 const runHere = <A, E>(effect: Effect.Effect<A, E>, done: (exit: Exit.Exit<A, E>) => void): (() => void) => {
   let isGivenUp = false
@@ -294,9 +345,89 @@ class Parked<A, E> implements Waiter {
 type ReadExit<A> = Exit.Exit<A, SessionError.SessionError | Cause.Done>
 type WriteExit = Exit.Exit<void, SessionError.SessionError>
 
-const exitDone: ReadExit<never> = Exit.fail(Cause.Done())
+const done = Cause.Done()
+
+/** There will never be anything to read, or room to write, again. */
+const OVER = -6
 
 const allocate = (bytes: number): Uint8Array => new Uint8Array(bytes)
+
+/** What reads and writes without fibers may cost in a row, and each of them beside its bytes: a millisecond, about. */
+const BUDGET = 2 ** 21
+const CALL_COST = 1024
+
+/** Reads and writes of a connection without fibers. */
+class Direct implements NonBlocking.NonBlocking {
+  error: SessionError.SessionError | undefined = undefined
+  wantsRead = false
+  wantsWrite = false
+  private budget = BUDGET
+  private owesRead = false
+  private owesWrite = false
+  private readonly renewal: Waiter = { resume: () => this.renew() }
+  readonly readable: Waiter
+  readonly writable: Waiter
+  private readonly connection: ConnectionImpl
+
+  constructor(connection: ConnectionImpl, { onReadable, onWritable }: NonBlocking.Handlers) {
+    this.connection = connection
+    this.readable = { resume: () => NonBlocking.call(onReadable) }
+    this.writable = { resume: () => NonBlocking.call(onWritable) }
+  }
+
+  readInto(buffer: Uint8Array): number {
+    if (this.budget <= 0) {
+      this.owesRead = true
+      return NonBlocking.WOULD_BLOCK
+    }
+    const count = this.connection.takeInto(buffer)
+    if (count >= 0) {
+      this.spend(count)
+      return count
+    }
+    if (count === Fifo.EMPTY) {
+      this.wantsRead = true
+      this.budget = BUDGET
+      return NonBlocking.WOULD_BLOCK
+    }
+    const why = this.connection.whyNothing()
+    if (Cause.isDone(why)) return 0
+    this.error = why
+    return NonBlocking.FAILED
+  }
+
+  write(bytes: Uint8Array, offset: number = 0): number {
+    if (this.budget <= 0) {
+      this.owesWrite = true
+      return NonBlocking.WOULD_BLOCK
+    }
+    const count = this.connection.putNow(bytes, offset)
+    if (count >= 0) {
+      this.spend(count)
+      return count
+    }
+    if (count === Fifo.FULL) {
+      this.wantsWrite = true
+      this.budget = BUDGET
+      return NonBlocking.WOULD_BLOCK
+    }
+    this.error = this.connection.whyBroken()
+    return NonBlocking.FAILED
+  }
+
+  private spend(count: number): void {
+    this.budget -= count + CALL_COST
+    if (this.budget <= 0) this.connection.defer(this.renewal)
+  }
+
+  private renew(): void {
+    const { owesRead, owesWrite } = this
+    this.budget = BUDGET
+    this.owesRead = this.owesWrite = false
+    if (owesRead) this.readable.resume()
+    if (owesWrite) this.writable.resume()
+  }
+}
 
 class ConnectionImpl implements Connection, Doorbell.Target {
   readonly [TypeId] = TypeId
@@ -306,6 +437,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   private readonly tx: Fifo.Fifo
   private readonly readers: Array<Parked<any, any>> = []
   private readonly writers: Array<Parked<any, any>> = []
+  private direct: Direct | undefined = undefined
   private isClosed = false
   private hasEnded = false
   private isWriting = false
@@ -400,6 +532,16 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     }, done)
   }
 
+  /** @internal */
+  nonBlocking(handlers: NonBlocking.Handlers): NonBlocking.NonBlocking {
+    return (this.direct = new Direct(this, handlers))
+  }
+
+  /** @internal */
+  defer(waiter: Waiter): void {
+    this.runtime.wake.defer(waiter)
+  }
+
   get ref(): Effect.Effect<void> {
     return Effect.sync(() => {
       if (!this.isClosed) this.hold?.ref()
@@ -462,24 +604,46 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     return { _id: "Connection", local: Endpoint.format(local), remote: Endpoint.format(remote), ...info }
   }
 
-  /** Rung by the other side: the only place, with `closing`, where a fiber that waits is woken. */
+  /** Rung by the other side: the only place, with `closing`, where who waits is woken. */
   onRing(): void {
-    if (this.readers.length > 0) {
+    const { direct } = this
+    const isRead = direct !== undefined && direct.wantsRead
+    if (isRead || this.readers.length > 0) {
       // Told of what it has read already: a writer in another thread publishes first and tells afterwards. It has to
       // tell again of whatever comes next.
-      if (!this.canRead()) this.rx.unsetEvent()
-      if (this.canRead()) this.wakeFirst(this.readers)
+      let canRead = this.canRead()
+      if (!canRead) {
+        this.rx.unsetEvent()
+        canRead = this.canRead()
+      }
+      if (canRead && this.readers.length > 0) this.wakeFirst(this.readers)
+      else if (canRead) this.wakeReadable()
     }
-    if (this.writers.length > 0 && this.canWrite()) this.wakeFirst(this.writers)
+    const isWritten = direct !== undefined && direct.wantsWrite
+    if ((isWritten || this.writers.length > 0) && this.canWrite()) this.wakeFirst(this.writers)
   }
 
   wakeFirst(queue: Array<Parked<any, any>>): void {
     const first = queue[0]
-    if (first === undefined) return
+    if (first === undefined) return queue === this.writers ? this.wakeWritable() : undefined
     first.wasRung = true
     if (first.isWoken) return
     first.isWoken = true
     this.runtime.wake.wake(first)
+  }
+
+  private wakeReadable(): void {
+    const { direct } = this
+    if (direct === undefined || !direct.wantsRead) return
+    direct.wantsRead = false
+    this.runtime.wake.wake(direct.readable)
+  }
+
+  private wakeWritable(): void {
+    const { direct } = this
+    if (direct === undefined || !direct.wantsWrite || this.isWriting) return
+    direct.wantsWrite = false
+    this.runtime.wake.wake(direct.writable)
   }
 
   /** Called by the session, once, before its FIFOs are given up. */
@@ -487,6 +651,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     this.isClosed = true
     this.hold?.unref()
     for (const queue of [this.readers, this.writers]) this.wakeFirst(queue)
+    this.wakeReadable()
   }
 
   /** Puts a fiber in a queue, and returns what takes it out again when it is interrupted. */
@@ -502,12 +667,8 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     return Effect.sync(() => parked.cancel())
   }
 
-  private fail(reason: SessionError.Reason): Exit.Exit<never, SessionError.SessionError> {
-    return Exit.fail(SessionError.make(reason))
-  }
-
-  private corrupt(): Exit.Exit<never, SessionError.SessionError> {
-    return this.fail(new SessionError.CorruptSegment({ endpoint: this.endpoint }))
+  private corrupt(): SessionError.SessionError {
+    return SessionError.make(new SessionError.CorruptSegment({ endpoint: this.endpoint }))
   }
 
   private get endpoint(): string {
@@ -535,62 +696,75 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   }
 
   private canRead(): boolean {
-    return this.rx.readable !== 0 || this.rx.isEnded || this.rx.isResetBy(Fifo.WRITER) || this.rx.isGone(Fifo.WRITER)
+    return this.rx.readable !== 0 || this.rx.writerState !== 0
   }
 
   private attemptRead<A extends Uint8Array>(allocate: (bytes: number) => A): ReadExit<A> | undefined {
-    if (this.isClosed || this.rx.isResetBy(Fifo.WRITER)) return this.nothingToRead()
-    let readable = this.rx.readable
-    if (readable === 0) {
-      const exit = this.nothingToRead()
-      if (exit !== undefined) return exit
-      readable = this.rx.readable
-      if (readable === 0) return undefined
-    }
-    if (readable < 0) return this.corrupt()
+    const readable = this.lookForBytes()
+    if (readable === Fifo.EMPTY) return undefined
+    if (readable < 0) return Exit.fail(this.whyNothing())
     const buffer = allocate(Math.min(readable, READ_BYTES))
-    return Exit.map(this.taken(this.rx.dequeue(buffer, 0, buffer.length)), () => buffer)
+    const count = this.taken(this.rx.dequeue(buffer, 0, buffer.length))
+    return count < 0 ? Exit.fail(this.whyNothing()) : Exit.succeed(buffer)
   }
 
   private attemptReadInto(buffer: Uint8Array): ReadExit<number> | undefined {
-    if (this.isClosed || this.rx.isResetBy(Fifo.WRITER)) return this.nothingToRead()
-    let count = this.rx.dequeue(buffer, 0, buffer.length)
+    const count = this.takeInto(buffer)
+    if (count >= 0) return Exit.succeed(count)
+    return count === Fifo.EMPTY ? undefined : Exit.fail(this.whyNothing())
+  }
+
+  /** How many bytes there are, `Fifo.EMPTY`, or {@link OVER}. */
+  private lookForBytes(): number {
+    if (this.isClosed) return OVER
+    const { rx } = this
+    // Before the bytes are looked for: whoever ended published all of them first.
+    const state = rx.writerState
+    if ((state & Fifo.RESET) !== 0) return OVER
+    let readable = rx.readable
+    if (readable === 0) {
+      // From here on the writer tells of whatever it publishes.
+      rx.unsetEvent()
+      readable = rx.readable
+      if (readable === 0) return state === 0 ? Fifo.EMPTY : OVER
+    }
+    return readable < 0 ? OVER : readable
+  }
+
+  /** The same in one go: takes what there is, or returns `Fifo.EMPTY` or {@link OVER}. @internal */
+  takeInto(buffer: Uint8Array): number {
+    if (this.isClosed) return OVER
+    const { rx } = this
+    const state = rx.writerState
+    if ((state & Fifo.RESET) !== 0) return OVER
+    let count = rx.dequeue(buffer, 0, buffer.length)
     if (count === Fifo.EMPTY) {
-      const exit = this.nothingToRead()
-      if (exit !== undefined) return exit
-      count = this.rx.dequeue(buffer, 0, buffer.length)
-      if (count === Fifo.EMPTY) return undefined
+      rx.unsetEvent()
+      count = rx.dequeue(buffer, 0, buffer.length)
+      if (count === Fifo.EMPTY) return state === 0 ? Fifo.EMPTY : OVER
     }
     return this.taken(count)
   }
 
   /** Accounts for what was dequeued, and tells the writer when it has asked for room. */
-  private taken(count: number): Exit.Exit<number, SessionError.SessionError> {
-    if (count < 0) return this.corrupt()
+  private taken(count: number): number {
+    if (count < 0) return OVER
     this.bytesReceived += count
     if (this.rx.needsDequeueNotification(count)) {
       this.rx.clearDequeueNotification()
       this.session.appRxEvt()
     }
-    return Exit.succeed(count)
+    return count
   }
 
-  /**
-   * Why there is nothing to read and never will be. Otherwise clears the event
-   * flag, so that the writer rings for whatever it publishes from here on: the
-   * caller looks once more, and waits if there is still nothing.
-   */
-  private nothingToRead(): ReadExit<never> | undefined {
-    if (this.isClosed) return this.fail(new SessionError.Closed({ what: "connection" }))
-    const rx = this.rx
-    if (rx.isResetBy(Fifo.WRITER)) return this.fail(new SessionError.Reset(this.progress))
-    // The end is read before the bytes are looked for: whoever ended published all of them first.
-    const isEnded = rx.isEnded
-    const isGone = rx.isGone(Fifo.WRITER)
-    rx.unsetEvent()
-    if (rx.readable !== 0) return undefined
-    if (isEnded) return exitDone
-    return isGone ? this.fail(new SessionError.PeerDied(this.progress)) : undefined
+  /** Why there is nothing to read and never will be. @internal */
+  whyNothing(): SessionError.SessionError | Cause.Done {
+    if (this.isClosed) return SessionError.make(new SessionError.Closed({ what: "connection" }))
+    const { rx } = this
+    if (rx.isCorrupt) return this.corrupt()
+    const state = rx.writerState
+    if ((state & Fifo.RESET) !== 0) return SessionError.make(new SessionError.Reset(this.progress))
+    return (state & Fifo.OVER) !== 0 ? done : SessionError.make(new SessionError.PeerDied(this.progress))
   }
 
   // ---------------------------------------------------------------------------
@@ -600,7 +774,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   private canWrite(): boolean {
     const tx = this.tx
     // A request for room that stands was not answered: this ring is about something else.
-    return !tx.isWanted(Fifo.WANT_ROOM) || tx.isStopped || tx.isResetBy(Fifo.READER) || tx.isGone(Fifo.READER)
+    return !tx.isWanted(Fifo.WANT_ROOM) || tx.readerState !== 0
   }
 
   /** Runs `step` until it says that all is written: now, or whenever there is room. */
@@ -608,12 +782,14 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     const attempt = (): WriteExit | undefined => {
       if (this.isWriting) return undefined
       const broken = this.whyBroken()
-      if (broken !== undefined) return broken
+      if (broken !== undefined) return Exit.fail(broken)
       // What is rung runs on this stack and may want to write, too: it waits, so that nothing is mixed up.
       this.isWriting = true
       const isDone = step()
       this.isWriting = false
-      return isDone ? Exit.void : this.whyBroken()
+      if (isDone) return Exit.void
+      const why = this.whyBroken()
+      return why === undefined ? undefined : Exit.fail(why)
     }
     if (this.isWriting || this.writers.length > 0) return this.park(this.writers, attempt, resume, false)
     const exit = attempt()
@@ -653,20 +829,45 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     if (this.tx.setEvent()) this.session.customTx()
   }
 
-  /** Why nothing can be written any more, or nothing. */
-  private whyBroken(): Exit.Exit<never, SessionError.SessionError> | undefined {
-    if (this.isClosed) return this.fail(new SessionError.Closed({ what: "connection" }))
-    const tx = this.tx
-    if (tx.isCorrupt) return this.corrupt()
-    if (tx.isResetBy(Fifo.READER)) return this.fail(new SessionError.Reset(this.progress))
-    if (tx.isGone(Fifo.READER)) return this.fail(new SessionError.PeerDied(this.progress))
-    if (this.hasEnded) {
-      return this.fail(new SessionError.BrokenPipe({ endpoint: this.endpoint, why: "this side has ended its stream" }))
+  /** Writes what there is room for and returns how many bytes, or `Fifo.FULL`, or {@link OVER}. @internal */
+  putNow(bytes: Uint8Array, offset: number): number {
+    if (this.isBroken) return OVER
+    // Behind whoever has begun, and is going to wake this.
+    if (this.isWriting || this.writers.length > 0) return Fifo.FULL
+    const length = bytes.length - offset
+    let count = this.tx.enqueue(bytes, offset, length)
+    if (count === Fifo.FULL || count === Fifo.NO_MEMORY) {
+      this.tx.wantDequeueNotification(Fifo.WANT_ROOM, Math.min(length, this.tx.size >>> 1))
+      count = this.tx.enqueue(bytes, offset, length)
+      if (count === Fifo.FULL || count === Fifo.NO_MEMORY) return Fifo.FULL
     }
-    if (tx.isStopped) {
-      return this.fail(new SessionError.BrokenPipe({ endpoint: this.endpoint, why: "the other side has closed" }))
-    }
-    return undefined
+    if (count < 0) return OVER
+    // What is rung runs on this stack and may want to write, too: not between two parts of something.
+    this.isWriting = count < length
+    this.published(count)
+    this.isWriting = false
+    if (count === length && this.direct?.wantsWrite === true) this.wakeFirst(this.writers)
+    return count
+  }
+
+  private get isBroken(): boolean {
+    return this.isClosed || this.hasEnded || this.tx.isCorrupt || this.tx.readerState !== 0
+  }
+
+  /** Why nothing can be written any more, or nothing. @internal */
+  whyBroken(): SessionError.SessionError | undefined {
+    return this.isBroken ? SessionError.make(this.reasonBroken()) : undefined
+  }
+
+  private reasonBroken(): SessionError.Reason {
+    const { endpoint, tx } = this
+    if (this.isClosed) return new SessionError.Closed({ what: "connection" })
+    if (tx.isCorrupt) return new SessionError.CorruptSegment({ endpoint })
+    const state = tx.readerState
+    if ((state & Fifo.RESET) !== 0) return new SessionError.Reset(this.progress)
+    if ((state & Fifo.GONE) !== 0) return new SessionError.PeerDied(this.progress)
+    const why = this.hasEnded ? "this side has ended its stream" : "the other side has closed"
+    return new SessionError.BrokenPipe({ endpoint, why })
   }
 
   private endNow(): void {

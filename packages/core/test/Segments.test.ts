@@ -1,4 +1,5 @@
 import { Application, Endpoint, Segments, Sessions } from "@cut-through/core"
+import { MIN_CHUNK_BYTES } from "@cut-through/core/memory/ChunkAllocator"
 import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
@@ -31,10 +32,10 @@ describe("Segments", () => {
                 client: "client/0",
                 server: "server/0",
                 size: 262144,
-                // A page for each FIFO.
-                usedBytes: 4 * 4096,
-                usage: 6.25,
-                availableBytes: 262144 - 4 * 4096,
+                // The smallest chunk for each FIFO.
+                usedBytes: 4 * MIN_CHUNK_BYTES,
+                usage: 0.390625,
+                availableBytes: 262144 - 4 * MIN_CHUNK_BYTES,
                 committedBytes: 262144,
                 activeFifos: 4,
                 pressure: "none",
@@ -50,9 +51,9 @@ describe("Segments", () => {
                 client: "client/0",
                 server: "server/0",
                 size: 262144,
-                usedBytes: 2 * 4096,
-                usage: 3.125,
-                availableBytes: 262144 - 2 * 4096,
+                usedBytes: 2 * MIN_CHUNK_BYTES,
+                usage: 0.1953125,
+                availableBytes: 262144 - 2 * MIN_CHUNK_BYTES,
                 committedBytes: 131072,
                 activeFifos: 2,
                 pressure: "none",
@@ -68,8 +69,8 @@ describe("Segments", () => {
           assert.deepStrictEqual(totals, {
             size: 2 * 262144,
             committedBytes: 262144 + 131072,
-            usedBytes: 6 * 4096,
-            usage: 4.6875,
+            usedBytes: 6 * MIN_CHUNK_BYTES,
+            usage: 0.29296875,
             contexts: 1,
             leases: 5,
             regions: 2
@@ -96,18 +97,18 @@ describe("Segments", () => {
       const servers = [yield* small.accept, yield* small.accept]
       yield* left.close
       const table = (last: string) => [
-        "Listener              Client    Server   Segment  Size     Used    Usage  Committed  Fifos  Pressure  Clients  Servers  Flags",
-        "big 127.0.0.1:7001    client/0  big/0    #1       128 MiB  0 B     0.0%   0 B        0      none      0        0        lingers",
-        "small 127.0.0.1:7000  client/0  small/0  #2       68 KiB   64 KiB  94.1%  68 KiB     2      high      1        1        -",
+        "Listener              Client    Server   Segment  Size     Used      Usage  Committed  Fifos  Pressure  Clients  Servers  Flags",
+        "big 127.0.0.1:7001    client/0  big/0    #1       128 MiB  0 B       0.0%   0 B        0      none      0        0        lingers",
+        "small 127.0.0.1:7000  client/0  small/0  #2       68 KiB   64 KiB    94.1%  68 KiB     2      high      1        1        -",
         last
       ]
       assert.strictEqual(
         yield* Segments.format,
         [
           ...table(
-            "small 127.0.0.1:7000  client/0  small/0  #3       68 KiB   8 KiB   11.8%  68 KiB     2      none      0        1        client-detached"
+            "small 127.0.0.1:7000  client/0  small/0  #3       68 KiB   4.25 KiB  6.3%   68 KiB     2      none      0        1        client-detached"
           ),
-          "3 segments, 128.13 MiB: 72 KiB used (0.1%), 136 KiB committed; 2 contexts, 5 leases, 3 regions"
+          "3 segments, 128.13 MiB: 68.25 KiB used (0.1%), 136 KiB committed; 2 contexts, 5 leases, 3 regions"
         ].join("\n")
       )
       for (const connection of [full, ...servers]) yield* connection.reset

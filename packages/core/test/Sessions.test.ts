@@ -1,4 +1,5 @@
 import { Application, Endpoint, Sessions } from "@cut-through/core"
+import { MIN_CHUNK_BYTES } from "@cut-through/core/memory/ChunkAllocator"
 import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
 import { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import { Leaks } from "@cut-through/testing"
@@ -592,7 +593,7 @@ describe("Sessions", () => {
           )
           assert.strictEqual(residue.segments, 10)
           // Both FIFOs of a connection start with one page each.
-          assert.strictEqual(residue.fifoBytes, count * 2 * 4096)
+          assert.strictEqual(residue.fifoBytes, count * 2 * MIN_CHUNK_BYTES)
         })
       )
       assert.isTrue(Object.values(yield* Sessions.residue).every((left) => left === 0))

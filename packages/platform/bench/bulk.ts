@@ -2,7 +2,7 @@
  * Streams of bytes: gigabytes a second, by the size of a write.
  */
 import { Effect } from "effect"
-import { type Case, type Leg, sampleOf } from "./model.ts"
+import { type Case, type Leg, sampleOf, withFibers } from "./model.ts"
 import * as Streams from "./streams.ts"
 
 interface Size {
@@ -45,8 +45,13 @@ const SIZES: ReadonlyArray<Size> = [
   { name: "1MiB", bytes: KIBI * KIBI }
 ]
 
+const betweenThreads = SIZES.map((size) =>
+  caseOf("thread", Streams.inThreads, size, ["tcp", "unix", "messageport", "ceiling"])
+)
+
 export const cases: ReadonlyArray<Case> = [
-  ...SIZES.map((size) => caseOf("thread", Streams.inThreads, size, ["tcp", "unix", "messageport", "ceiling"])),
+  ...betweenThreads,
+  ...[0, 3].map((at) => withFibers(betweenThreads[at], ["tcp"])),
   caseOf("thread", Streams.inThreads, { name: "64KiB-anyalign", bytes: 64 * KIBI, isAnyAlignment: true }, ["tcp"]),
   ...[SIZES[1], SIZES[3]].map((size) => caseOf("fiber", Streams.inFibers, size, ["tcp", "duplexpair"]))
 ]

@@ -2,7 +2,7 @@
  * The two ends of a byte stream, over each way there is: a connection, a stream of Node's, a message port, or the barest
  * ring that two threads can have.
  */
-import type { Connection } from "@cut-through/core"
+import { Connection, NonBlocking } from "@cut-through/core"
 import { NativeCopy } from "@cut-through/platform"
 import { Effect } from "effect"
 import { once } from "node:events"
@@ -31,10 +31,119 @@ const READ_BYTES = 65_536
 const PAGE = 4096
 
 // ---------------------------------------------------------------------------
-// a connection
+// a connection, called back as those of Node are
 // ---------------------------------------------------------------------------
 
 export const overConnection = (connection: Connection.Connection): End => {
+  const arena = new Uint8Array(READ_BYTES + PAGE)
+  const aligned = new Uint8Array(READ_BYTES)
+  const message = new Uint8Array(MESSAGE_BYTES)
+  const on = { readable: () => {}, writable: () => {} }
+  const stream = Connection.nonBlocking(connection, {
+    onReadable: () => on.readable(),
+    onWritable: () => on.writable()
+  })
+  /** Goes on whenever it can, until it says that all is done. */
+  const until = (event: keyof typeof on, go: () => boolean) =>
+    new Promise<void>((resolve, reject) => {
+      on[event] = () => {
+        try {
+          if (go()) resolve()
+        } catch (error) {
+          reject(error)
+        }
+      }
+      on[event]()
+    })
+  const ensure = (count: number): number => {
+    if (count === NonBlocking.FAILED) throw stream.error
+    if (count === 0) throw new Error("the stream has ended")
+    return count
+  }
+  /** Nothing else is on its way, so there is room for all of it. */
+  const write = () => {
+    if (stream.write(message) !== MESSAGE_BYTES)
+      throw new Error("a message has not found room", { cause: stream.error })
+  }
+  /** Calls back with each message that has come whole. */
+  const receive = (rounds: number, onMessage: (n: number) => void) => {
+    let n = 0
+    let have = 0
+    return until("readable", () => {
+      for (;;) {
+        const count = ensure(stream.readInto(have === 0 ? message : message.subarray(have)))
+        if (count < 0) return false
+        have += count
+        if (have < MESSAGE_BYTES) continue
+        have = 0
+        onMessage(n)
+        if (++n === rounds) return true
+      }
+    })
+  }
+  return {
+    send: (bulk) => {
+      const next = source(bulk)
+      let n = 0
+      let at = 0
+      let bytes = next(0)
+      return until("writable", () => {
+        for (;;) {
+          const count = ensure(stream.write(bytes, at))
+          if (count < 0) return false
+          at += count
+          if (at < bytes.length) continue
+          if (++n === bulk.writes) return true
+          bytes = next(n)
+          at = 0
+        }
+      })
+    },
+    receive: (bulk) => {
+      const total = bulk.bytes * bulk.writes
+      let n = 0
+      let position = 0
+      return until("readable", () => {
+        for (;;) {
+          const buffer = bulk.isAnyAlignment ? arena.subarray(alignmentOf(bulk, n)) : aligned
+          const count = ensure(stream.readInto(buffer))
+          if (count < 0) return false
+          check(bulk, position, buffer, count)
+          n++
+          position += count
+          if (position === total) return true
+        }
+      })
+    },
+    echo: ({ rounds }) => receive(rounds, write),
+    ask: async ({ rest, rounds }) => {
+      const micros = new Float64Array(rounds)
+      let start = 0
+      const next = (n: number) => {
+        start = performance.now()
+        stamp(message, n)
+        write()
+      }
+      const received = receive(rounds, (n) => {
+        micros[n] = (performance.now() - start) * 1000
+        checkStamp(message, n)
+        if (n + 1 === rounds) return
+        if (rest > 0) void setTimeout(rest).then(() => next(n + 1))
+        else next(n + 1)
+      })
+      if (rest > 0) await setTimeout(rest)
+      next(0)
+      await received
+      return micros
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------
+// a connection, with a fiber at each end
+// ---------------------------------------------------------------------------
+
+export const overEffects = (connection: Connection.Connection): End => {
   const arena = new Uint8Array(READ_BYTES + PAGE)
   const aligned = new Uint8Array(READ_BYTES)
   const message = new Uint8Array(MESSAGE_BYTES)

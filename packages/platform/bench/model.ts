@@ -1,7 +1,7 @@
 /**
  * What a benchmark is made of: cases, the ways in which each does its work, and what comes out of a leg of one of them.
  */
-import type { Effect, Scope } from "effect"
+import { Effect, type Scope } from "effect"
 
 /** What a figure counts. Of bytes a second more is better, of all others less. */
 export type Unit = "GB/s" | "us" | "ms" | "B"
@@ -110,3 +110,15 @@ export const perOperation =
     await leg(operations, isVerified)
     return sampleOf(from, moment(), operations, (nanos) => [nanos / operations / 1000])
   }
+
+/** The case whose way `ours` is another of its ways: with a fiber at each end. */
+export const withFibers = (of: Case, peers: ReadonlyArray<string>): Case => ({
+  ...of,
+  rows: of.rows.map(({ name, unit }) => ({ name: `${name}-effect`, unit })) as unknown as Case["rows"],
+  peers,
+  open: (ways) =>
+    Effect.map(of.open(["effects", ...ways.filter((way) => way !== "ours")]), ({ effects, ...legs }) => ({
+      ...legs,
+      ours: effects
+    }))
+})

@@ -48,10 +48,12 @@ run, alternately (A B A B and so on), with both ends in the same places. A ratio
 neighbours; above 1, ours is better. _CPU_ is the time of all threads of both ends, for each operation. What is received is compared
 with what was sent, and a way that moves wrong bytes fails the benchmark.
 
-Cases with \`-fiber\` have both ends in one thread, those with \`-thread\` in two. Peers are \`node:net\` over
+Cases with \`-fiber\` have both ends in one thread, those with \`-thread\` in two. Where a peer is called back, so is ours
+(\`Connection.nonBlocking\`); in cases with \`-effect\` ours has a fiber at each end instead (\`connection.readInto\`, \`connection.write\`), and in
+those with \`-socket\` both have the same Effect code. Peers are \`node:net\` over
 loopback TCP (\`tcp\`) and a Unix socket (\`unix\`), \`MessagePort\` with buffers handed over (\`messageport\`), Node's
 \`stream.duplexPair\` with a buffer of its own for each write (\`duplexpair\`), Effect's RPC over a worker's port
-(\`nodeworker\`), and the barest ring that two threads can have, busy at both ends (\`ceiling\`): what the machine can do at all.
+(\`nodeworker\`: its server is in a thread of its own in cases with \`-fiber\`, too), and the barest ring that two threads can have, busy at both ends (\`ceiling\`): what the machine can do at all.
 Times between threads change with where a virtual machine's cores happen to be: compare ratios, not absolutes.
 `
 

@@ -86,6 +86,8 @@ const any = { host: HOST, port: 0 }
 
 const inFibers = (way: string, inFlight: number): Effect.Effect<Leg, unknown, Scope.Scope> =>
   Effect.gen(function* () {
+    // Its server is a thread wherever it stands: this is what a call costs those who have no socket without a port.
+    if (way === "nodeworker") return yield* client(overWorker, inFlight)
     if (way === "ours") {
       const application = Layer.succeedContext(yield* Layer.build(CutThroughNode.layer))
       const port = yield* serve(Layer.provide(CutThroughSocketServer.layer(any), application))
@@ -145,8 +147,7 @@ const CALLS = { operation: "call", most: 1_000_000 }
 const betweenFibers = (inFlight: number): Case => ({
   ...CALLS,
   rows: [{ name: `rpc-fiber-${inFlight}`, unit: "us" }],
-  // A worker is a thread, so it has no place here.
-  peers: ["tcp", "unix"],
+  peers: ["tcp", "unix", "nodeworker"],
   least: inFlight * 2,
   open: (ways) =>
     Effect.gen(function* () {

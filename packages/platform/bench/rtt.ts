@@ -7,7 +7,7 @@ import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import { Context, Effect, Layer, type Scope } from "effect"
 import { Socket, SocketServer } from "effect/socket"
 import { duplexPair } from "node:stream"
-import { type Case, type Leg, type Legs, perOperation, quantile, sampleOf } from "./model.ts"
+import { type Case, type Leg, type Legs, perOperation, quantile, sampleOf, withFibers } from "./model.ts"
 import { checkStamp, MESSAGE_BYTES, stamp } from "./payload.ts"
 import * as Streams from "./streams.ts"
 
@@ -142,9 +142,13 @@ const betweenSockets: Case = {
     })
 }
 
+const polling = betweenThreads("rtt-thread-64B-polling", 0, 100)
+
 export const cases: ReadonlyArray<Case> = [
-  betweenThreads("rtt-thread-64B-polling", 0, 100),
+  polling,
+  withFibers(polling, ["tcp"]),
   betweenThreads("rtt-thread-64B-parked", REST_MILLIS, 5),
   betweenFibers,
+  withFibers(betweenFibers, ["tcp"]),
   betweenSockets
 ]

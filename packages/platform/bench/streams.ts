@@ -1,7 +1,7 @@
 /**
  * Streams over each way, with both ends in this thread or each in a thread of its own.
  */
-import { Application, Endpoint } from "@cut-through/core"
+import { Application, type Connection, Endpoint } from "@cut-through/core"
 import { CutThroughNode } from "@cut-through/platform"
 import { Effect, Layer, type Scope } from "effect"
 import { once } from "node:events"
@@ -12,7 +12,7 @@ import { join } from "node:path"
 import { duplexPair } from "node:stream"
 import { setTimeout } from "node:timers/promises"
 import { MessageChannel } from "node:worker_threads"
-import { type End, makeRing, overConnection, overDuplex, type RoundTrips } from "./ends.ts"
+import { type End, makeRing, overConnection, overDuplex, overEffects, type RoundTrips } from "./ends.ts"
 import * as Lateness from "./lateness.ts"
 import { type Moment, moment } from "./model.ts"
 import type { Bulk } from "./payload.ts"
@@ -96,13 +96,17 @@ const overNet = (options: net.ListenOptions): Effect.Effect<Ends, never, Scope.S
     return { client: overDuplex(socket), server: overDuplex(yield* Effect.promise(() => accepted.promise)) }
   })
 
-const fiberEnds: { readonly [way: string]: Effect.Effect<Ends, unknown, Scope.Scope> } = {
-  ours: Effect.gen(function* () {
+const overOurs = (over: (connection: Connection.Connection) => End): Effect.Effect<Ends, unknown, Scope.Scope> =>
+  Effect.gen(function* () {
     const application = yield* Layer.build(CutThroughNode.layer)
     const listener = yield* Effect.provide(Application.listen(Endpoint.tcp(HOST, 0)), application)
     const client = yield* Effect.provide(Application.connect(listener.address), application)
-    return { client: overConnection(client), server: overConnection(yield* listener.accept) }
-  }),
+    return { client: over(client), server: over(yield* listener.accept) }
+  })
+
+const fiberEnds: { readonly [way: string]: Effect.Effect<Ends, unknown, Scope.Scope> } = {
+  ours: overOurs(overConnection),
+  effects: overOurs(overEffects),
   tcp: overNet({ host: HOST, port: 0 }),
   unix: Effect.flatMap(unixPath, (path) => overNet({ path })),
   duplexpair: Effect.sync(() => {

@@ -5,7 +5,16 @@ import { Application, Endpoint } from "@cut-through/core"
 import { CutThroughWorker } from "@cut-through/platform"
 import { Effect, type Scope } from "effect"
 import { type MessagePort, workerData } from "node:worker_threads"
-import { type End, overConnection, overDuplex, overPort, overRing, type Ring, type RoundTrips } from "./ends.ts"
+import {
+  type End,
+  overConnection,
+  overDuplex,
+  overEffects,
+  overPort,
+  overRing,
+  type Ring,
+  type RoundTrips
+} from "./ends.ts"
 import * as Lateness from "./lateness.ts"
 import { type Moment, moment } from "./model.ts"
 import type { Bulk } from "./payload.ts"
@@ -117,6 +126,7 @@ const streamServer: Role<"stream-server"> = ({ path, port, ring, ways }) =>
     // Said first: the client has to know where to connect.
     converse({ ours: listener.address.port, tcp: portOf(server) }, obey(ends, true))
     ends.ours = overConnection(yield* listener.accept)
+    ends.effects = overEffects(yield* listener.accept)
     if (ways.includes("tcp")) ends.tcp = overDuplex(yield* Effect.promise(() => tcp.promise))
     if (ways.includes("unix")) ends.unix = overDuplex(yield* Effect.promise(() => unix.promise))
     return yield* Effect.never
@@ -126,6 +136,7 @@ const streamClient: Role<"stream-client"> = ({ path, port, ports, ring, ways }) 
   Effect.gen(function* () {
     const ends: { [way: string]: End } = { ceiling: overRing(ring), messageport: overPort(port) }
     ends.ours = overConnection(yield* Application.connect(Endpoint.tcp(HOST, ports.ours)))
+    ends.effects = overEffects(yield* Application.connect(Endpoint.tcp(HOST, ports.ours)))
     if (ways.includes("tcp")) ends.tcp = overDuplex(yield* connectNet({ host: HOST, port: ports.tcp }))
     if (ways.includes("unix")) ends.unix = overDuplex(yield* connectNet({ path }))
     // The server has the other ends, too, by the time that orders arrive: it was woken by these connects.

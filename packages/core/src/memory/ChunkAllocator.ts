@@ -13,11 +13,15 @@
  * data, so a chunk that is not used touches no page, and every chunk starts at
  * a multiple of the unit.
  *
+ * Chunks smaller than a page are for connections that say little: several share
+ * a page. They are all in one part at the beginning, because nobody needs so many
+ * of them that tables for them everywhere were worth their memory.
+ *
  * @since 0.1.0
  */
 import type { SharedWords } from "./SharedWords.ts"
 
-const CLASSES = 11
+const CLASSES = 15
 const COUNT_WORDS = 16
 const DESCRIPTOR_WORDS = 4
 
@@ -30,12 +34,21 @@ const D_CLASS = 2
 const ALL_BITS = -1
 
 /**
- * Smallest chunk in bytes, and the unit a segment is divided in: one page.
+ * Smallest chunk in bytes, and the unit a segment is divided in.
  *
  * @category constants
  * @since 0.1.0
  */
-export const MIN_CHUNK_BYTES = 4096
+export const MIN_CHUNK_BYTES = 256
+
+/**
+ * A page in bytes: the smallest chunk behind the first units of a segment, which
+ * are as many as the largest chunk has.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const PAGE_BYTES = 4096
 
 /**
  * Largest chunk in bytes. A FIFO that needs more takes several.
@@ -45,36 +58,64 @@ export const MIN_CHUNK_BYTES = 4096
  */
 export const MAX_CHUNK_BYTES = MIN_CHUNK_BYTES * 2 ** (CLASSES - 1)
 
+/** The first units, which are divided as finely as can be: those of one largest chunk, so that no chunk is half in. */
+const FINE_UNITS = 1 << (CLASSES - 1)
+
 const bitmapWords = (bits: number): number => (bits + 31) >>> 5
 
 interface Layout {
+  /** The smallest class behind the first units. */
+  readonly pageClass: number
+  /** How many chunks of each class there can be. */
+  readonly most: ReadonlyArray<number>
   /** First word of each class's bitmap of free chunks. */
   readonly bitmaps: ReadonlyArray<number>
   readonly used: number
   readonly usedSummary: number
   readonly descriptors: number
+  /** Places where a chunk can start: each has a descriptor. */
+  readonly slots: number
 }
 
-const layoutOf = (at: number, units: number): Layout => {
+const layoutOf = (at: number, units: number, unitBytes: number): Layout => {
+  const pageClass = Math.max(0, 31 - Math.clz32(PAGE_BYTES / unitBytes))
+  const most: Array<number> = []
   const bitmaps: Array<number> = []
   let used = at + COUNT_WORDS
   for (let sizeClass = 0; sizeClass < CLASSES; sizeClass++) {
+    most.push((sizeClass < pageClass ? Math.min(units, FINE_UNITS) : units) >>> sizeClass)
     bitmaps.push(used)
-    used += bitmapWords(units >>> sizeClass)
+    used += bitmapWords(most[sizeClass])
   }
-  // Behind the bitmap of the used units, one bit for each of its words: few loads tell where there is anything at all.
-  const usedSummary = used + bitmapWords(units)
-  const descriptors = (usedSummary + bitmapWords(bitmapWords(units)) + 15) & ~15
-  return { bitmaps, used, usedSummary, descriptors }
+  const slots = units <= FINE_UNITS ? units : FINE_UNITS + ((units - FINE_UNITS - 1) >>> pageClass) + 1
+  // Behind the bitmap of the used slots, one bit for each of its words: few loads tell where there is anything at all.
+  const usedSummary = used + bitmapWords(slots)
+  const descriptors = (usedSummary + bitmapWords(bitmapWords(slots)) + 15) & ~15
+  return { pageClass, most, bitmaps, used, usedSummary, descriptors, slots }
 }
 
 /**
- * 32-bit words that the tables for `units` units take.
+ * Units that hold `bytes`: behind the first of them only whole pages.
  *
  * @category sizing
  * @since 0.1.0
  */
-export const tableWords = (units: number): number => layoutOf(0, units).descriptors + units * DESCRIPTOR_WORDS
+export const unitsOf = (bytes: number, unitBytes: number): number => {
+  const units = Math.ceil(bytes / unitBytes)
+  const pageUnits = Math.max(1, PAGE_BYTES / unitBytes)
+  return units <= FINE_UNITS ? units : Math.ceil(units / pageUnits) * pageUnits
+}
+
+/**
+ * 32-bit words that the tables for `units` units of `unitBytes` (default 256) bytes take.
+ *
+ * @category sizing
+ * @since 0.1.0
+ */
+export const tableWords = (units: number, unitBytes: number = MIN_CHUNK_BYTES): number => {
+  const { descriptors, slots } = layoutOf(0, units, unitBytes)
+  return descriptors + slots * DESCRIPTOR_WORDS
+}
 
 /**
  * One thread's mapping of the chunks of a segment: `units` units of `unitBytes`
@@ -114,8 +155,11 @@ export class ChunkAllocator {
 
   private readonly at: number
   private readonly dataStart: number
+  private readonly slots: number
   private readonly used: number
   private readonly usedSummary: number
+  private readonly pageClass: number
+  private readonly most: ReadonlyArray<number>
   private readonly bitmaps: ReadonlyArray<number>
   // Where the last chunk of each class was found or given back: the next one is likely near, and its page warm.
   private readonly hints: Array<number> = new Array(CLASSES).fill(0)
@@ -135,7 +179,11 @@ export class ChunkAllocator {
     this.size = options.units * options.unitBytes
     this.at = options.at
     this.dataStart = options.dataStart
-    const { bitmaps, descriptors, used, usedSummary } = layoutOf(options.at, options.units)
+    const layout = layoutOf(options.at, options.units, options.unitBytes)
+    const { bitmaps, descriptors, most, pageClass, slots, used, usedSummary } = layout
+    this.pageClass = pageClass
+    this.most = most
+    this.slots = slots
     this.bitmaps = bitmaps
     this.used = used
     this.usedSummary = usedSummary
@@ -184,8 +232,9 @@ export class ChunkAllocator {
    * whoever writes to it calls `touch` first.
    */
   allocate(bytes: number, isTouched: boolean = true): number {
-    let wanted = 0
-    while (wanted < CLASSES - 1 && this.unitBytes * (1 << wanted) < bytes) wanted++
+    // As many as the largest chunk has, at most.
+    const units = Math.min(Math.ceil(bytes / this.unitBytes), FINE_UNITS)
+    const wanted = units <= 1 ? 0 : 32 - Math.clz32(units - 1)
     let chunk = this.takeAtLeast(wanted, isTouched)
     if (chunk < 0 && wanted > 0 && this.mergeBuddies()) chunk = this.takeAtLeast(wanted, isTouched)
     for (let sizeClass = wanted - 1; chunk < 0 && sizeClass >= 0; sizeClass--) {
@@ -218,7 +267,8 @@ export class ChunkAllocator {
 
   /** Stream position of a chunk's first byte. */
   start(chunk: number): number {
-    return this.words.load(this.descriptor(chunk) + D_START)
+    // Plainly: it was written before the position that led here was published.
+    return this.words.peek(this.descriptor(chunk) + D_START)
   }
 
   /** Sets the stream position of a chunk's first byte. */
@@ -243,21 +293,28 @@ export class ChunkAllocator {
     const sizeClass = this.words.peek(this.descriptor(chunk) + D_CLASS) - 1
     if (sizeClass < 0 || sizeClass >= CLASSES) return -1
     const span = 1 << sizeClass
-    return (chunk & (span - 1)) === 0 && chunk + span <= this.units ? sizeClass : -1
+    return (chunk & (span - 1)) === 0 && chunk >>> sizeClass < this.most[sizeClass] ? sizeClass : -1
   }
 
   private takeAtLeast(wanted: number, isTouched: boolean): number {
+    if (wanted >= this.pageClass || this.units <= FINE_UNITS) return this.takeBelow(this.units, wanted, isTouched)
+    const chunk = this.takeBelow(FINE_UNITS, wanted, isTouched)
+    return chunk >= 0 ? chunk : this.takeBelow(this.units, this.pageClass, isTouched)
+  }
+
+  /** Takes the smallest chunk that is large enough among the first `units`. */
+  private takeBelow(units: number, wanted: number, isTouched: boolean): number {
     for (let sizeClass = wanted; sizeClass < CLASSES; sizeClass++) {
       if (this.words.peek(this.at + sizeClass) <= 0) continue
-      const chunk = this.takeExact(sizeClass, wanted, isTouched)
+      const chunk = this.takeExact(sizeClass, wanted, isTouched, units)
       if (chunk >= 0) return chunk
     }
     return -1
   }
 
   /** Takes a free chunk of `sizeClass` and gives back all of it but one chunk of class `wanted`. */
-  private takeExact(sizeClass: number, wanted: number, isTouched: boolean): number {
-    const index = this.clearFree(sizeClass)
+  private takeExact(sizeClass: number, wanted: number, isTouched: boolean, units: number = this.units): number {
+    const index = this.clearFree(sizeClass, Math.min(units >>> sizeClass, this.most[sizeClass]))
     if (index < 0) return -1
     const chunk = index << sizeClass
     for (let half = sizeClass - 1; half >= wanted; half--) {
@@ -272,20 +329,20 @@ export class ChunkAllocator {
     return chunk
   }
 
-  /** Clears one free bit of a class. Whoever saw it set in the word it cleared owns the chunk. */
-  private clearFree(sizeClass: number): number {
+  /** Clears one of the first `count` free bits of a class. Whoever saw it set in the word it cleared owns the chunk. */
+  private clearFree(sizeClass: number, count: number): number {
     const base = this.bitmaps[sizeClass]
-    const length = bitmapWords(this.units >>> sizeClass)
-    let at = this.hints[sizeClass]
+    const length = bitmapWords(count)
+    let at = this.hints[sizeClass] < length ? this.hints[sizeClass] : 0
     for (let seen = 0; seen < length; seen++) {
       let free = this.words.peek(base + at)
       // As often as the word has bits: one that somebody keeps setting is left alone.
       for (let most = 32; free !== 0 && most > 0; most--) {
         const bit = free & -free
         const index = at * 32 + (31 - Math.clz32(bit))
-        // A bit behind the last chunk of the class is nobody's: who set it does not get to see it used.
-        if (index >= this.units >>> sizeClass) {
-          this.words.and(base + at, ~bit)
+        if (index >= count) {
+          // A bit behind the last chunk of the class is nobody's: who set it does not get to see it used.
+          if (index >= this.most[sizeClass]) this.words.and(base + at, ~bit)
           return -1
         }
         // The count first: when a thread dies in between, less is counted than there is, and never what is lost.
@@ -317,7 +374,7 @@ export class ChunkAllocator {
     let merged = false
     for (let sizeClass = 0; sizeClass < CLASSES - 1; sizeClass++) {
       const base = this.bitmaps[sizeClass]
-      const length = bitmapWords(this.units >>> sizeClass)
+      const length = bitmapWords(this.most[sizeClass])
       for (let at = 0; at < length; at++) {
         const free = this.words.load(base + at)
         let pairs = free & (free >>> 1) & 0x55555555
@@ -352,9 +409,11 @@ export class ChunkAllocator {
     this.markUsed(chunk, bytes / this.unitBytes)
   }
 
-  private markUsed(unit: number, count: number): void {
-    let at = unit >>> 5
-    let shift = unit & 31
+  private markUsed(unit: number, units: number): void {
+    const slot = this.slotOf(unit)
+    let count = this.slotOf(unit + units) - slot
+    let at = slot >>> 5
+    let shift = slot & 31
     while (count > 0) {
       const here = Math.min(count, 32 - shift)
       const bits = here === 32 ? ALL_BITS : ((1 << here) - 1) << shift
@@ -370,12 +429,12 @@ export class ChunkAllocator {
   }
 
   /**
-   * Calls `visit` for each run of units that have ever been taken: `[from, to)`.
+   * Calls `visit` for each run of units that have ever been taken, in whole slots: `[from, to)`.
    * For whoever has the segment for itself.
    * With `forget`, they count as never taken from then on.
    */
   visitUsed(visit: (from: number, to: number) => void, forget: boolean = false): void {
-    const summaries = bitmapWords(bitmapWords(this.units))
+    const summaries = bitmapWords(bitmapWords(this.slots))
     for (let i = 0; i < summaries; i++) {
       const summary = this.words.peek(this.usedSummary + i)
       if (summary === 0) continue
@@ -388,17 +447,26 @@ export class ChunkAllocator {
           const from = 31 - Math.clz32(used & -used)
           const rest = ~(used >>> from)
           const length = rest === 0 ? 32 : 31 - Math.clz32(rest & -rest)
-          // A bit behind the last unit is nobody's doing but a stranger's.
-          const to = Math.min(at * 32 + from + length, this.units)
-          if (at * 32 + from < to) visit(at * 32 + from, to)
+          // A bit behind the last slot is nobody's doing but a stranger's.
+          const to = Math.min(at * 32 + from + length, this.slots)
+          if (at * 32 + from < to) visit(this.unitOf(at * 32 + from), this.unitOf(to))
           used = from + length >= 32 ? 0 : (used >>> (from + length)) << (from + length)
         }
       }
     }
   }
 
-  /** Word of a unit's descriptor. */
+  /** Word of the descriptor of the chunk that starts at a unit. */
   descriptor(unit: number): number {
-    return this.descriptors + unit * DESCRIPTOR_WORDS
+    return this.descriptors + this.slotOf(unit) * DESCRIPTOR_WORDS
+  }
+
+  /** The first units have a slot each, the others share one with those of their page. */
+  private slotOf(unit: number): number {
+    return unit <= FINE_UNITS ? unit : FINE_UNITS + ((unit - FINE_UNITS) >>> this.pageClass)
+  }
+
+  private unitOf(slot: number): number {
+    return slot <= FINE_UNITS ? slot : FINE_UNITS + ((slot - FINE_UNITS) << this.pageClass)
   }
 }

@@ -28,7 +28,7 @@
  *
  * @since 0.1.0
  */
-import type { ChunkAllocator } from "./ChunkAllocator.ts"
+import { type ChunkAllocator, PAGE_BYTES } from "./ChunkAllocator.ts"
 import type { SharedWords } from "./SharedWords.ts"
 
 // One cache line (16 words) for each party, so that neither slows the other down.
@@ -37,16 +37,14 @@ const W_SIZE = 1
 const W_MIN_ALLOC = 2
 const W_TAIL = 16
 const W_TAIL_CHUNK = 17
-const W_END = 18
+const W_WRITER = 18
 const W_HEAD = 32
 const W_HEAD_CHUNK = 33
-const W_STOP = 34
+const W_READER = 34
 const W_EVENT = 48
 const W_WANT = 49
 const W_THRESHOLD = 50
 const W_TOLD = 51
-const W_RESET = 52
-const W_GONE = 53
 
 /**
  * Largest FIFO in bytes: positions are free-running 32-bit counters, and the
@@ -144,6 +142,31 @@ export const WRITER = 1
 export const READER = 2
 
 /**
+ * In `writerState`: the writer has ended the stream behind its last byte. In
+ * `readerState`: the reader takes no more bytes.
+ *
+ * @category states
+ * @since 0.1.0
+ */
+export const OVER = 1
+
+/**
+ * In `writerState` and `readerState`: that side has broken the stream off.
+ *
+ * @category states
+ * @since 0.1.0
+ */
+export const RESET = 2
+
+/**
+ * In `writerState` and `readerState`: that side has died.
+ *
+ * @category states
+ * @since 0.1.0
+ */
+export const GONE = 4
+
+/**
  * One thread's mapping of a FIFO. When writer and reader are in one thread they
  * use the same object, else each has its own, made by `FifoSegment.attachFifo`.
  *
@@ -191,6 +214,8 @@ export class Fifo {
   private tailBytes: number
   private lastChunk: number
   private room: number
+  /** Bytes of the chunks so far, up to a page. Until then as much again is taken: so what is set aside in pages is enough. */
+  private taken: number
   /** Whether nothing has been written yet: the first chunk is not even known to be touched. */
   private isPristine = true
 
@@ -226,6 +251,7 @@ export class Fifo {
     this.headBytes = bytes
     // None, until the writer comes for the first time: so it passes by `grow`, which marks the chunk.
     this.room = 0
+    this.taken = bytes
   }
 
   /** @internal */
@@ -234,10 +260,10 @@ export class Fifo {
     // A quarter of the limit at a time, in whole chunks of at most 64 KiB: few steps, little waste.
     const minAlloc = Math.max(chunks.unitBytes, Math.min(size >>> 2, 65536))
     words.init(at + W_TAIL, 0)
-    words.init(at + W_END, 0)
+    words.init(at + W_WRITER, 0)
     words.init(at + W_HEAD, 0)
-    words.init(at + W_STOP, 0)
-    for (let word = W_EVENT; word <= W_GONE; word++) words.init(at + word, 0)
+    words.init(at + W_READER, 0)
+    for (let word = W_EVENT; word <= W_TOLD; word++) words.init(at + word, 0)
     words.init(at + W_SIZE, size)
     words.init(at + W_MIN_ALLOC, minAlloc)
     words.init(at + W_TAIL_CHUNK, chunk + 1)
@@ -279,6 +305,7 @@ export class Fifo {
       if (linked < 0) return undefined
       fifo.lastChunk = next
       fifo.room += linked
+      fifo.taken += linked
     }
     return undefined
   }
@@ -457,7 +484,8 @@ export class Fifo {
 
   /** Reads the limit, which the maker of the FIFO may have changed; false when it cannot be one. */
   private lookAtSize(): boolean {
-    const size = this.words.load(this.at + W_SIZE)
+    // Plainly: one that has just changed may as well be found at the next look.
+    const size = this.words.peek(this.at + W_SIZE)
     if (size < 1 || size > MAX_FIFO_BYTES) {
       this.corrupt = true
       return false
@@ -481,7 +509,9 @@ export class Fifo {
       this.room = this.tailBytes
     }
     while (this.room < wanted) {
-      const chunk = chunks.allocate(Math.max(wanted - this.room, Math.min(this.minAlloc, this.limit)))
+      const chunk = chunks.allocate(
+        this.taken < PAGE_BYTES ? this.taken : Math.max(wanted - this.room, Math.min(this.minAlloc, this.limit))
+      )
       if (chunk < 0) break
       const bytes = chunks.bytes(chunk)
       if (bytes < 0) {
@@ -492,6 +522,7 @@ export class Fifo {
       chunks.setNext(this.lastChunk, chunk)
       this.lastChunk = chunk
       this.room += bytes
+      if (this.taken < PAGE_BYTES) this.taken += bytes
       if (this.tailOffset === this.tailBytes) this.enterChunk(chunk, bytes)
     }
     return true
@@ -562,8 +593,18 @@ export class Fifo {
    */
   dequeue(target: Uint8Array, offset: number, length: number): number {
     const count = this.look(length, 0)
-    if (count > 0 && this.copyFrom(0, target, offset, count)) return this.release(count)
-    return count > 0 ? CORRUPT : count
+    if (count <= 0) return count
+    const start = this.headOffset()
+    const here = this.headBytes - start
+    // Nearly always all of it lies in one chunk, with more of that chunk behind it.
+    if (start >= 0 && count < here) {
+      const from = this.chunks.offset(this.headChunk) + start
+      this.words.copyOut(target, offset, from, from + count)
+      this.head = (this.head + count) | 0
+      this.words.store(this.at + W_HEAD, this.head)
+      return count
+    }
+    return this.copyFrom(0, target, offset, count) ? this.release(count) : CORRUPT
   }
 
   /**
@@ -787,41 +828,62 @@ export class Fifo {
 
   /** Called by the writer after its last byte: the reader sees the end behind it. */
   end(): void {
-    this.words.store(this.at + W_END, 1)
+    this.words.or(this.at + W_WRITER, OVER)
+  }
+
+  /**
+   * What has become of the writer, in one look: bits {@link OVER}, {@link RESET}
+   * and {@link GONE}. Look at `readable` again afterwards: bytes come first.
+   */
+  get writerState(): number {
+    return this.words.load(this.at + W_WRITER)
   }
 
   /** Whether the writer has ended the stream. Look at `readable` again afterwards: bytes come first. */
   get isEnded(): boolean {
-    return this.words.load(this.at + W_END) !== 0
+    return (this.writerState & OVER) !== 0
   }
 
   /** Called by the reader: it takes no more bytes. */
   stop(): void {
-    this.words.store(this.at + W_STOP, 1)
+    this.words.or(this.at + W_READER, OVER)
+  }
+
+  /** What has become of the reader, in one look: bits {@link OVER}, {@link RESET} and {@link GONE}. */
+  get readerState(): number {
+    return this.words.load(this.at + W_READER)
   }
 
   /** Whether the reader takes no more bytes. */
   get isStopped(): boolean {
-    return this.words.load(this.at + W_STOP) !== 0
+    return (this.readerState & OVER) !== 0
   }
 
   /** Called by either side ({@link WRITER}, {@link READER}): breaks the stream off at once. */
   reset(side: number): void {
-    this.words.or(this.at + W_RESET, side)
+    this.mark(side, RESET)
   }
 
   /** Whether the given side has broken the stream off. */
   isResetBy(side: number): boolean {
-    return (this.words.load(this.at + W_RESET) & side) !== 0
+    return (this.stateOf(side) & RESET) !== 0
   }
 
   /** Called on behalf of a side that has died. What it had published can still be read. */
   markGone(side: number): void {
-    this.words.or(this.at + W_GONE, side)
+    this.mark(side, GONE)
   }
 
   /** Whether the given side has died. */
   isGone(side: number): boolean {
-    return (this.words.load(this.at + W_GONE) & side) !== 0
+    return (this.stateOf(side) & GONE) !== 0
+  }
+
+  private mark(side: number, bits: number): void {
+    this.words.or(this.at + (side === WRITER ? W_WRITER : W_READER), bits)
+  }
+
+  private stateOf(side: number): number {
+    return side === WRITER ? this.writerState : this.readerState
   }
 }

@@ -9,7 +9,7 @@
  *
  * @since 0.1.0
  */
-import { ChunkAllocator, MIN_CHUNK_BYTES, tableWords } from "./ChunkAllocator.ts"
+import { ChunkAllocator, MIN_CHUNK_BYTES, PAGE_BYTES, tableWords, unitsOf } from "./ChunkAllocator.ts"
 import * as Fifo from "./Fifo.ts"
 import type { SharedWords } from "./SharedWords.ts"
 
@@ -39,7 +39,7 @@ export interface Options {
   readonly highWatermark?: number | undefined
   /** Usage in percent from which pressure is `"low"`. Default 50, 0 disables. */
   readonly lowWatermark?: number | undefined
-  /** Smallest chunk in bytes, a power of two. Default 4096; smaller ones make small models to explore. */
+  /** Smallest chunk in bytes, a power of two. Default 256; smaller ones make small models to explore. */
   readonly unitBytes?: number | undefined
 }
 
@@ -64,7 +64,7 @@ interface Layout {
 
 const layoutOf = (units: number, unitBytes: number, maxFifos: number): Layout => {
   // Headers are divided in cache lines, so they start at one.
-  const fifos = Math.ceil((HEADER_WORDS + tableWords(units)) / 16) * 16
+  const fifos = Math.ceil((HEADER_WORDS + tableWords(units, unitBytes)) / 16) * 16
   const tablesEnd = (fifos + maxFifos * Fifo.HEADER_WORDS) * 4
   const dataStart = Math.ceil(tablesEnd / DATA_ALIGNMENT) * DATA_ALIGNMENT
   return { units, unitBytes, maxFifos, fifos, dataStart, byteLength: dataStart + units * unitBytes }
@@ -72,7 +72,7 @@ const layoutOf = (units: number, unitBytes: number, maxFifos: number): Layout =>
 
 const layoutFor = (options: Options): Layout => {
   const unitBytes = options.unitBytes ?? MIN_CHUNK_BYTES
-  const units = Math.ceil(options.size / unitBytes)
+  const units = unitsOf(options.size, unitBytes)
   return layoutOf(units, unitBytes, options.maxFifos ?? units)
 }
 
@@ -93,11 +93,11 @@ const layoutFor = (options: Options): Layout => {
  */
 export const regionBytes = (options: Options): number => layoutFor(options).byteLength
 
-/** Bytes in whole units that hold `bytes`. */
-const chunkedBytes = (bytes: number): number => Math.max(1, Math.ceil(bytes / MIN_CHUNK_BYTES)) * MIN_CHUNK_BYTES
+/** Bytes in whole pages that hold `bytes`. */
+const pagedBytes = (bytes: number): number => Math.max(1, Math.ceil(bytes / PAGE_BYTES)) * PAGE_BYTES
 
 /**
- * Bytes that are set aside for a pair of FIFOs of these sizes, in whole units.
+ * Bytes that are set aside for a pair of FIFOs of these sizes, in whole pages.
  * Exact for large sizes too: no 32-bit sum.
  *
  * **Example** (What a pair costs)
@@ -112,7 +112,7 @@ const chunkedBytes = (bytes: number): number => Math.max(1, Math.ceil(bytes / MI
  * @category sizing
  * @since 0.1.0
  */
-export const pairBytes = (rxSize: number, txSize: number): number => chunkedBytes(rxSize) + chunkedBytes(txSize)
+export const pairBytes = (rxSize: number, txSize: number): number => pagedBytes(rxSize) + pagedBytes(txSize)
 
 /**
  * How many FIFO pairs of these sizes one segment of `size` bytes holds: memory
@@ -287,16 +287,23 @@ export class FifoSegment {
     return Fifo.Fifo.format(this.chunks, index, this.fifoWord(index), size, chunk)
   }
 
-  /** Makes two FIFOs, or none. */
+  /**
+   * Makes two FIFOs, or none. One that holds no more than a page has all of its
+   * memory at once; another one starts with the smallest chunk.
+   */
   allocatePair(rxSize: number, txSize: number): readonly [rx: Fifo.Fifo, tx: Fifo.Fifo] | undefined {
-    const rx = this.allocateFifo(rxSize)
+    const rx = this.allocateFifo(rxSize, this.firstBytes(rxSize))
     if (rx === undefined) return undefined
-    const tx = this.allocateFifo(txSize)
+    const tx = this.allocateFifo(txSize, this.firstBytes(txSize))
     if (tx === undefined) {
       this.releaseFifo(rx)
       return undefined
     }
     return [rx, tx]
+  }
+
+  private firstBytes(size: number): number {
+    return size <= PAGE_BYTES ? size : this.chunks.unitBytes
   }
 
   /**
@@ -401,7 +408,7 @@ export class FifoSegment {
     const unitBytes = options.unitBytes ?? MIN_CHUNK_BYTES
     return (
       unitBytes === layout.unitBytes &&
-      Math.ceil(options.size / unitBytes) === layout.units &&
+      unitsOf(options.size, unitBytes) === layout.units &&
       (options.maxFifos ?? layout.units) === layout.maxFifos &&
       this.words.peek(H_MAGIC) === MAGIC &&
       this.words.peek(H_UNITS) === layout.units &&

@@ -54,6 +54,8 @@ export class Wake extends Context.Service<
   Wake,
   {
     readonly wake: (waiter: Waiter) => void
+    /** Resumes when the scheduler has had a turn: for who could go on, but has had its share. */
+    readonly defer: (waiter: Waiter) => void
     /** To be called when the scheduler has had a turn anyway: the budget begins anew. */
     readonly renew: () => void
   }
@@ -98,13 +100,16 @@ export const make = (
       }
     }
 
+    const defer = (waiter: Waiter) => {
+      MutableList.append(queue, waiter)
+      schedule()
+    }
+
     return Wake.of({
       wake(waiter) {
         // Behind a queue, so that nobody is overtaken.
-        if (queue.length > 0 || depth === maxDepth || budget === 0) {
-          MutableList.append(queue, waiter)
-          schedule()
-        } else {
+        if (queue.length > 0 || depth === maxDepth || budget === 0) defer(waiter)
+        else {
           depth++
           budget--
           try {
@@ -114,6 +119,7 @@ export const make = (
           }
         }
       },
+      defer,
       renew() {
         budget = maxBudget
       }

@@ -154,28 +154,43 @@ export class SegmentContext extends Context.Service<
   }
 >()("@cut-through/core/segment/SegmentContext") {}
 
-interface SideState {
+// Classes, not literals: what lives no longer than a connection should not be taken for something that lives long, as V8
+// does with literals that a collection has found alive often enough.
+
+class SideState {
   /** Leases of this side, the one that makes the segment linger among them. */
   leases: number
-  isDetached: boolean
+  isDetached = false
+
+  constructor(leases: number) {
+    this.leases = leases
+  }
 }
 
-interface Entry {
+class Entry {
   readonly segment: SegmentManager.Segment
   readonly context: SegmentsOfTriple
   readonly client: SideState
   readonly server: SideState
   /** Bytes that the FIFOs in the segment may come to use. */
-  committed: number
+  committed = 0
   /** Whether a pair may fit: then it is among the open ones of its context. */
-  isOpen: boolean
+  isOpen = false
   /** 1 while the context holds a lease for each side, else 0. */
   lingering: 0 | 1
   /** When the last connection has gone. */
-  drainedAt: number
-  timer: Fiber.Fiber<void> | undefined
+  drainedAt = 0
+  timer: Fiber.Fiber<void> | undefined = undefined
   /** Whether the thread of one side has died. */
-  isCondemned: boolean
+  isCondemned = false
+
+  constructor(segment: SegmentManager.Segment, context: SegmentsOfTriple, lingering: 0 | 1) {
+    this.segment = segment
+    this.context = context
+    this.client = new SideState(lingering)
+    this.server = new SideState(lingering)
+    this.lingering = lingering
+  }
 }
 
 /** All segments of one (listener's manager, client worker, server worker). */
@@ -231,8 +246,8 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
   const clock = yield* Clock.Clock
   const fork = Effect.runForkWith(yield* Effect.context<never>())
   const contexts: Array<SegmentsOfTriple> = []
-  // By identity: numbers packed into a key would collide one day. Weak, so that an emptied list can stay for as long as
-  // the manager and the client do: contexts come and go too often to make it anew.
+  // By identity: numbers packed into a key would collide one day. Weak, so that an emptied context can stay for as long as
+  // the manager and the client do: they come and go too often to make them anew.
   const tables = new WeakMap<
     SegmentManager.SegmentManager,
     WeakMap<SegmentManager.SegmentUser, Array<SegmentsOfTriple>>
@@ -255,7 +270,11 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
 
   const insert = (request: Request): SegmentsOfTriple => {
     const found = lookup(request)
-    if (found !== undefined) return found
+    if (found !== undefined) {
+      // Emptied before: as good as new.
+      if (found.entries.length === 0) found.place = contexts.push(found) - 1
+      return found
+    }
     const { client, manager } = request
     const context: SegmentsOfTriple = {
       request,
@@ -274,12 +293,11 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
   }
 
   const remove = (entry: Entry) => {
-    const { entries, request } = entry.context
+    const { entries } = entry.context
     drop(entries, entry)
     close(entry)
     entry.timer?.interruptUnsafe()
     if (entries.length > 0) return
-    drop(tables.get(request.manager)!.get(request.client)!, entry.context)
     // The last one takes its place, so that leaving costs the same however many there are.
     const last = contexts.pop()!
     if (last !== entry.context) {
@@ -442,18 +460,7 @@ export const make: Effect.Effect<SegmentContext["Service"], never, SharedMemory 
     const context = insert(request)
     const lingering = lingerTime(request.manager) > 0 && !isGone(request) ? 1 : 0
     leaseCount += 2 * lingering
-    const entry: Entry = {
-      segment,
-      context,
-      client: { leases: lingering, isDetached: false },
-      server: { leases: lingering, isDetached: false },
-      committed: 0,
-      isOpen: false,
-      lingering,
-      drainedAt: 0,
-      timer: undefined,
-      isCondemned: false
-    }
+    const entry = new Entry(segment, context, lingering)
     context.entries.push(entry)
     return leasesOf(entry, pair[0], pair[1])
   }

@@ -170,6 +170,52 @@ export const segmentOptions = (properties: Properties): FifoSegment.Options => (
   maxFifos: 2 * FifoSegment.pairsPerSegment(properties.segmentSize, properties.rxFifoSize, properties.txFifoSize)
 })
 
+/** A class, not a literal, as what a segment context keeps of it. */
+class MadeSegment implements Segment {
+  handle: HandleTable.Handle
+  id = 0
+  readonly manager: SegmentManager
+  readonly region: Region
+  readonly fifos: FifoSegment.FifoSegment
+  readonly users: Array<SegmentUser> = []
+  private readonly memory: SharedMemory["Service"]
+  private isDeleted = false
+  private madeScope: Scope.Closeable | undefined = undefined
+
+  constructor(manager: SegmentManager, memory: SharedMemory["Service"], region: Region) {
+    this.manager = manager
+    this.region = region
+    this.fifos = fifosIn(region, manager.options)
+    this.memory = memory
+    this.handle = manager.segments.add(this)
+  }
+
+  // Made when it is first asked for: many a segment lives no longer than one connection, and nobody does.
+  get scope(): Scope.Closeable {
+    if (this.madeScope !== undefined) return this.madeScope
+    this.madeScope = Scope.makeUnsafe()
+    if (this.isDeleted) Scope.closeUnsafe(this.madeScope, Exit.void)
+    else {
+      Finalizer.add(this.madeScope, this, () => {
+        this.deleteNow()
+        return Exit.void
+      })
+    }
+    return this.madeScope
+  }
+
+  delete(): Effect.Effect<void> {
+    if (this.madeScope !== undefined) return Scope.closeUnsafe(this.madeScope, Exit.void) ?? Exit.void
+    if (!this.isDeleted) this.deleteNow()
+    return Exit.void
+  }
+
+  private deleteNow(): void {
+    this.isDeleted = true
+    remove(this, this.memory)
+  }
+}
+
 /**
  * Adds an empty segment in a region of `regionBytes`, which was allocated for
  * the threads of all who will be told of it. It is in the manager until its
@@ -178,24 +224,8 @@ export const segmentOptions = (properties: Properties): FifoSegment.Options => (
  * @category operations
  * @since 0.1.0
  */
-export const addSegment = (manager: SegmentManager, memory: SharedMemory["Service"], region: Region): Segment => {
-  const fifos = fifosIn(region, manager.options)
-  const segment: Segment = {
-    handle: HandleTable.NONE,
-    id: 0,
-    manager,
-    region,
-    fifos,
-    users: [],
-    scope: Scope.makeUnsafe()
-  }
-  segment.handle = manager.segments.add(segment)
-  Finalizer.add(segment.scope, segment, () => {
-    remove(segment, memory)
-    return Exit.void
-  })
-  return segment
-}
+export const addSegment = (manager: SegmentManager, memory: SharedMemory["Service"], region: Region): Segment =>
+  new MadeSegment(manager, memory, region)
 
 /** What the region's last owner has left, if it fits: dividing one anew costs more than most segments live for. */
 const fifosIn = (region: Region, options: FifoSegment.Options): FifoSegment.FifoSegment => {
@@ -243,5 +273,4 @@ const release = ({ fifos, region }: Segment, memory: SharedMemory["Service"]): v
  * @category operations
  * @since 0.1.0
  */
-export const deleteSegment = (segment: Segment): Effect.Effect<void> =>
-  Scope.closeUnsafe(segment.scope, Exit.void) ?? Exit.void
+export const deleteSegment = (segment: Segment): Effect.Effect<void> => (segment as MadeSegment).delete()

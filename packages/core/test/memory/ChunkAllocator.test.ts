@@ -1,4 +1,11 @@
-import { ChunkAllocator, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, tableWords } from "@cut-through/core/memory/ChunkAllocator"
+import {
+  ChunkAllocator,
+  MAX_CHUNK_BYTES,
+  MIN_CHUNK_BYTES,
+  PAGE_BYTES,
+  tableWords,
+  unitsOf
+} from "@cut-through/core/memory/ChunkAllocator"
 import { SharedWords } from "@cut-through/core/memory/SharedWords"
 import { assert, describe, it } from "@effect/vitest"
 import * as Arbitrary from "effect/Arbitrary"
@@ -7,13 +14,13 @@ import { touchedUnits, WatchedWords } from "./fixtures.ts"
 
 const int = (maximum: number) => Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum })))
 
-const LARGEST_CLASS = 10
+const LARGEST_CLASS = 14
 
 const mapped = (units: number, unitBytes: number, buffer: SharedArrayBuffer, words = new SharedWords(buffer)) =>
-  new ChunkAllocator(words, { at: 0, units, unitBytes, dataStart: tableWords(units) * 4 })
+  new ChunkAllocator(words, { at: 0, units, unitBytes, dataStart: tableWords(units, unitBytes) * 4 })
 
 const make = (units: number, unitBytes = 4): ChunkAllocator => {
-  const buffer = new SharedArrayBuffer(tableWords(units) * 4 + units * unitBytes)
+  const buffer = new SharedArrayBuffer(tableWords(units, unitBytes) * 4 + units * unitBytes)
   const chunks = mapped(units, unitBytes, buffer)
   chunks.format()
   return chunks
@@ -85,12 +92,12 @@ const sizes = (chunks: ChunkAllocator): Array<number> => {
 }
 
 /** What a fresh allocator of so many units can be cut into, largest first. */
-const freshSizes = (units: number): Array<number> => sizes(make(units))
+const freshSizes = (units: number, unitBytes?: number): Array<number> => sizes(make(units, unitBytes))
 
 /** All is free: nothing is missing, and the pieces join to what they were in the beginning. */
 const assertWhole = (chunks: ChunkAllocator): void => {
   assert.strictEqual(chunks.availableBytes, chunks.size)
-  assert.deepStrictEqual(sizes(chunks), freshSizes(chunks.units))
+  assert.deepStrictEqual(sizes(chunks), freshSizes(chunks.units, chunks.unitBytes))
   assert.strictEqual(chunks.availableBytes, 0)
 }
 
@@ -123,7 +130,8 @@ describe("ChunkAllocator", () => {
   it("starts with chunks as large as they come", () => {
     assert.deepStrictEqual(freshSizes(1), [1])
     assert.deepStrictEqual(freshSizes(13), [8, 4, 1])
-    assert.deepStrictEqual(freshSizes(2048 + 32 + 1), [1024, 1024, 32, 1])
+    assert.deepStrictEqual(freshSizes(2048 + 32 + 1), [2048, 32, 1])
+    assert.deepStrictEqual(freshSizes(2 * 16384 + 1024), [16384, 16384, 1024])
     assert.strictEqual(MAX_CHUNK_BYTES, MIN_CHUNK_BYTES * 2 ** LARGEST_CLASS)
     assert.strictEqual(MAX_CHUNK_BYTES, 4 * 1024 * 1024)
   })
@@ -244,6 +252,117 @@ describe("ChunkAllocator", () => {
       const chunk = guarded.allocate(1)
       if (chunk >= 20) assert.fail(`chunk ${chunk} of 20`)
     }
+  })
+
+  describe("behind the first units, which are those of one largest chunk", () => {
+    const FINE = 2 ** LARGEST_CLASS
+    /** Units of a page. */
+    const PAGE = PAGE_BYTES / MIN_CHUNK_BYTES
+    const makeLarge = (pages: number): ChunkAllocator => make(FINE + pages * PAGE, MIN_CHUNK_BYTES)
+
+    it("no chunk is smaller than a page, and there are no tables for such chunks", () => {
+      const chunks = makeLarge(4)
+      for (let unit = 0; unit < FINE; unit++) assert.strictEqual(chunks.allocate(1), unit)
+      for (let page = 0; page < 4; page++) {
+        const chunk = chunks.allocate(1)
+        assert.strictEqual(chunk, FINE + page * PAGE)
+        assert.strictEqual(chunks.bytes(chunk), PAGE_BYTES)
+      }
+      assert.strictEqual(chunks.allocate(1), -1)
+      assert.strictEqual(chunks.availableBytes, 0)
+      for (let unit = 0; unit < FINE; unit++) assert.isTrue(chunks.release(unit))
+      for (let page = 0; page < 4; page++) assert.isTrue(chunks.release(FINE + page * PAGE))
+      assertWhole(chunks)
+      // A descriptor of four words, and some bits.
+      assert.isBelow((tableWords(FINE + 1000 * PAGE) - tableWords(FINE)) / 1000, 5)
+      assert.strictEqual(unitsOf(FINE * MIN_CHUNK_BYTES + 1, MIN_CHUNK_BYTES), FINE + PAGE)
+      assert.strictEqual(unitsOf(FINE * MIN_CHUNK_BYTES - PAGE_BYTES + 1, MIN_CHUNK_BYTES), FINE - PAGE + 1)
+    })
+
+    it("a page is left alone while a small chunk can be had where they belong", () => {
+      const chunks = makeLarge(2 * (FINE / PAGE))
+      const pages = Array.from({ length: 3 * (FINE / PAGE) }, () => chunks.allocate(PAGE_BYTES))
+      const [inside, outside] = [pages.filter((page) => page < FINE), pages.filter((page) => page >= FINE)]
+      assert.strictEqual(outside.length, 2 * inside.length)
+      for (const page of outside) assert.isTrue(chunks.release(page))
+      // A largest one joined of them is found first where nobody says how far to look.
+      assert.isAtLeast(chunks.allocate(MAX_CHUNK_BYTES), FINE)
+      assert.isTrue(chunks.release(inside[inside.length - 1]))
+      const chunk = chunks.allocate(1)
+      assert.strictEqual(chunk, inside[inside.length - 1])
+      assert.strictEqual(chunks.bytes(chunk), MIN_CHUNK_BYTES)
+      assert.deepStrictEqual(
+        Array.from({ length: PAGE }, () => chunks.bytes(chunks.allocate(1))),
+        [...new Array<number>(PAGE - 1).fill(MIN_CHUNK_BYTES), PAGE_BYTES]
+      )
+    })
+
+    it("what was taken is known to be touched, and nothing else", () => {
+      const chunks = makeLarge(64)
+      const [largest, small, page, two] = [MAX_CHUNK_BYTES, 1, PAGE_BYTES, 2 * PAGE_BYTES].map((bytes) =>
+        chunks.allocate(bytes)
+      )
+      const untouched = chunks.allocate(PAGE_BYTES, false)
+      assert.deepStrictEqual(
+        [largest, small].map((chunk) => chunks.bytes(chunk)),
+        [MAX_CHUNK_BYTES, PAGE_BYTES]
+      )
+      const expected = new Set<number>()
+      for (const chunk of [largest, small, page, two]) {
+        for (let unit = 0; unit < chunks.bytes(chunk) / MIN_CHUNK_BYTES; unit++) expected.add(chunk + unit)
+      }
+      assert.deepStrictEqual(
+        Array.from(touchedUnits(chunks)).toSorted((a, b) => a - b),
+        Array.from(expected).toSorted((a, b) => a - b)
+      )
+      chunks.touch(untouched, PAGE_BYTES)
+      assert.strictEqual(touchedUnits(chunks).size, expected.size + PAGE)
+      chunks.visitUsed(() => {}, true)
+      assert.strictEqual(touchedUnits(chunks).size, 0)
+    })
+
+    it("a chunk that claims to be smaller, or to lie between two pages, is none", () => {
+      const chunks = makeLarge(4)
+      for (let unit = 0; unit < FINE; unit++) chunks.allocate(1)
+      const page = chunks.allocate(1)
+      for (let sizeClass = 0; PAGE >>> sizeClass > 1; sizeClass++) {
+        chunks.words.store(chunks.descriptor(page) + 2, sizeClass + 1)
+        assert.strictEqual(chunks.bytes(page), -1)
+        assert.isFalse(chunks.release(page))
+      }
+      chunks.words.store(chunks.descriptor(page) + 2, Math.log2(PAGE) + 1)
+      for (let unit = 1; unit < PAGE; unit++) {
+        assert.strictEqual(chunks.bytes(page + unit), -1)
+        assert.isFalse(chunks.release(page + unit))
+      }
+      assert.isTrue(chunks.release(page))
+    })
+
+    it.prop(
+      "nothing is lost or given twice",
+      { pages: int(40), program: Arbitrary.array(command, { minLength: 1 }) },
+      ({ pages, program }) => {
+        const chunks = makeLarge(pages)
+        const held = new Held(chunks)
+        // All but some of the first units, so that what is taken lies on both sides.
+        const first = chunks.allocate(MAX_CHUNK_BYTES)
+        held.add(chunks.allocate(MAX_CHUNK_BYTES / 2))
+        if (!chunks.release(first)) assert.fail("the first chunk was not released")
+        held.add(chunks.allocate(MAX_CHUNK_BYTES / 2))
+        for (const { amount, at, release } of program) {
+          const chunk = release ? held.at(at) : undefined
+          if (chunk === undefined) held.add(chunks.allocate(amount * 7))
+          else {
+            held.remove(chunk)
+            if (!chunks.release(chunk)) assert.fail(`chunk ${chunk} was not released`)
+          }
+          held.check()
+        }
+        for (const chunk of held.chunks.keys()) assert.isTrue(chunks.release(chunk))
+        assertWhole(chunks)
+      },
+      { arbitrary: { runs: 60, size: 100 } }
+    )
   })
 
   it.prop(

@@ -1,3 +1,4 @@
+import { MIN_CHUNK_BYTES } from "@cut-through/core/memory/ChunkAllocator"
 import * as Fifo from "@cut-through/core/memory/Fifo"
 import type { FifoSegment } from "@cut-through/core/memory/FifoSegment"
 import { assert, describe, it } from "@effect/vitest"
@@ -242,13 +243,13 @@ describe("Fifo, scenarios of svm_fifo", () => {
 
     it("D31 over_max_chunk: 5 MiB at once", () => {
       for (const isClaimed of [false, true]) {
-        const segment = makeSegment({ size: 16 * MIB })
+        const segment = makeSegment({ size: 16 * MIB, unitBytes: MIN_CHUNK_BYTES })
         const host = allocateFifo(segment, 5 * MIB)
         const writer = attachFifo(mapAgain(segment), host.index, Fifo.WRITER)
         const reader = attachFifo(mapAgain(segment), host.index, Fifo.READER)
         if (isClaimed) commitAt(writer, 0, writer.claim(6 * MIB))
         else assert.strictEqual(writer.enqueue(bytesAt(0, 6 * MIB), 0, 6 * MIB), 5 * MIB)
-        assert.deepStrictEqual(chunkSizes(segment, host), [CHUNK, 4 * MIB, MIB])
+        assert.deepStrictEqual(chunkSizes(segment, host), [256, 256, 512, 1024, 2048, 4 * MIB, MIB])
         assert.strictEqual(writer.enqueue(bytesAt(0, 1), 0, 1), Fifo.FULL)
         let position = 0
         for (const view of reader.segments(5 * MIB)) {
@@ -262,7 +263,7 @@ describe("Fifo, scenarios of svm_fifo", () => {
     })
 
     it("D31 as a first chunk: the FIFO takes the rest when it needs it", () => {
-      const segment = makeSegment({ size: 16 * MIB })
+      const segment = makeSegment({ size: 16 * MIB, unitBytes: MIN_CHUNK_BYTES })
       const fifo = allocateFifo(segment, 5 * MIB, 5 * MIB)
       assert.deepStrictEqual(chunkSizes(segment, fifo), [4 * MIB])
       const views = fifo.claim(5 * MIB)

@@ -43,7 +43,7 @@ describe("FifoSegment that is condemned", () => {
 
   it("counts the FIFOs that are freed, and looks at no shared word", () => {
     const words = new WatchedWords(allocateBuffer({ size: 64 * KIB }))
-    const segment = FifoSegment.make(words, { size: 64 * KIB })
+    const segment = makeSegment({ size: 64 * KIB }, words)
     const fifos = [allocateFifo(segment, 10 * KIB), allocateFifo(segment, 20 * KIB)]
     for (const fifo of fifos) {
       enqueueAt(fifo, 0, 9 * KIB)

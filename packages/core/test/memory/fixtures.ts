@@ -8,14 +8,18 @@ import { assert } from "@effect/vitest"
 export const KIB = 1024
 export const MIB = 1024 * KIB
 export const GIB = 1024 * MIB
-/** The smallest chunk, unless a test says otherwise. */
+/** The smallest chunk, unless a test says otherwise: larger than by default, so that little is there to count. */
 export const CHUNK = 4 * KIB
 
-export const allocateBuffer = (options: FifoSegment.Options): SharedArrayBuffer =>
-  new SharedArrayBuffer(FifoSegment.regionBytes(options))
+const withChunk = (options: FifoSegment.Options): FifoSegment.Options => ({ unitBytes: CHUNK, ...options })
 
-export const makeSegment = (options: FifoSegment.Options): FifoSegment.FifoSegment =>
-  FifoSegment.make(new SharedWords(allocateBuffer(options)), options)
+export const allocateBuffer = (options: FifoSegment.Options): SharedArrayBuffer =>
+  new SharedArrayBuffer(FifoSegment.regionBytes(withChunk(options)))
+
+export const makeSegment = (
+  options: FifoSegment.Options,
+  words: SharedWords = new SharedWords(allocateBuffer(options))
+): FifoSegment.FifoSegment => FifoSegment.make(words, withChunk(options))
 
 /** Another mapping of a segment, as another thread would have. */
 export const mapAgain = (

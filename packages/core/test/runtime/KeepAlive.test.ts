@@ -1,6 +1,6 @@
 import * as Application from "@cut-through/core/Application"
-import * as CutThrough from "@cut-through/core/CutThrough"
 import { Hold, KeepAlive } from "@cut-through/core/runtime/KeepAlive"
+import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -30,7 +30,7 @@ describe("what keeps the process running", () => {
   const test = (name: string, body: (held: () => number) => Effect.Effect<void, unknown, any>) =>
     it.effect(name, () => {
       const keepAlive = counter()
-      const layer = Layer.provide(Layer.fresh(CutThrough.layer), Layer.succeed(KeepAlive, keepAlive))
+      const layer = Layer.provide(Leaks.layerTest, Layer.succeed(KeepAlive, keepAlive))
       return body(() => keepAlive.held).pipe(
         Effect.scoped,
         Effect.provide(layer),

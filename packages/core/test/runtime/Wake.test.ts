@@ -262,7 +262,13 @@ describe("Wake", () => {
         assert.isFalse(hasFired)
       }).pipe(
         Effect.provide(
-          applicationWith(Layer.succeed(Wake, { wake: (waiter) => queueMicrotask(() => waiter.resume()), renew() {} }))
+          applicationWith(
+            Layer.succeed(Wake, {
+              wake: (waiter) => queueMicrotask(() => waiter.resume()),
+              defer: (waiter) => queueMicrotask(() => waiter.resume()),
+              renew() {}
+            })
+          )
         )
       )
     )

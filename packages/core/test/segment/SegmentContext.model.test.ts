@@ -1,4 +1,5 @@
 /** Any program of acquires, releases, failures, departures and deaths, on the test's clock, against a model of the accounts. */
+import { MIN_CHUNK_BYTES } from "@cut-through/core/memory/ChunkAllocator"
 import * as FifoSegment from "@cut-through/core/memory/FifoSegment"
 import type * as SegmentContext from "@cut-through/core/segment/SegmentContext"
 import type { Segment } from "@cut-through/core/segment/SegmentManager"
@@ -330,7 +331,7 @@ describe("SegmentContext: against a model", () => {
               client: users[it.client].name,
               server: users[it.server].name,
               segment: segment.id,
-              size: Math.ceil(managerOptions[it.manager].segmentSize / PAGE) * PAGE,
+              size: Math.ceil(managerOptions[it.manager].segmentSize / MIN_CHUNK_BYTES) * MIN_CHUNK_BYTES,
               committedBytes: it.pairs.size * managers[it.manager].pairBytes,
               activeFifos: 2 * it.pairs.size,
               clientSessions: it.clients,

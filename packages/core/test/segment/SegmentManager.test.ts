@@ -185,6 +185,22 @@ describe("SegmentManager", () => {
     })
   )
 
+  it("closing a segment's scope deletes it, once; one that was deleted has a closed scope", () => {
+    const memory = makeMemory()
+    const manager = makeManager()
+    for (const isAsked of [true, false]) {
+      const user = new User()
+      const segment = addFor([user], manager, memory)
+      if (isAsked) Effect.runSync(Scope.close(segment.scope, Exit.void))
+      for (let i = 0; i < 2; i++) deleteNow(segment)
+      assert.strictEqual(segment.scope.state._tag, "Closed")
+      assert.strictEqual(segment.scope, segment.scope)
+      Effect.runSync(Scope.close(segment.scope, Exit.void))
+      assertSameItems(user.deleted, [segment])
+      assert.deepInclude(memory.stats(), { regions: 0, pooledRegions: 1 })
+    }
+  })
+
   describe("a segment in a region that was used before is like new", () => {
     const assertLikeNew = (segment: SegmentManager.Segment, isDividedAnew: boolean) => {
       const { fifos, manager, region } = segment
@@ -213,8 +229,8 @@ describe("SegmentManager", () => {
     }
 
     // Tables of another length, and yet as many bytes.
-    const sizes = { segmentSize: 28 * PAGE, rxFifoSize: PAGE, txFifoSize: PAGE }
-    const otherSizes = { segmentSize: 29 * PAGE, rxFifoSize: 14 * PAGE, txFifoSize: 14 * PAGE }
+    const sizes = { segmentSize: 30 * PAGE, rxFifoSize: PAGE, txFifoSize: PAGE }
+    const otherSizes = { segmentSize: 31 * PAGE, rxFifoSize: 15 * PAGE, txFifoSize: 15 * PAGE }
     // Only the number of FIFOs differs.
     const fewerFifos = { ...sizes, txFifoSize: 2 * PAGE }
     const ways = {
@@ -234,8 +250,8 @@ describe("SegmentManager", () => {
           assert.strictEqual(next.regionBytes, manager.regionBytes)
           const used = addNow(manager, memory)
           const fifos = [...fillPair(used), ...fillPair(used), ...fillPair(used)]
-          used.fifos.resizeFifo(fifos[0], 28 * PAGE)
-          fifos[0].enqueue(new Uint8Array(28 * PAGE).fill(0xff), 0, 28 * PAGE)
+          used.fifos.resizeFifo(fifos[0], 30 * PAGE)
+          fifos[0].enqueue(new Uint8Array(30 * PAGE).fill(0xff), 0, 30 * PAGE)
           assert.strictEqual(used.fifos.pressure, "exhausted")
           if (isEmpty) for (const fifo of fifos) used.fifos.releaseFifo(fifo)
           deleteNow(used)
