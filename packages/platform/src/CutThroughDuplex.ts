@@ -47,8 +47,6 @@ export interface Options {
   readonly signal?: AbortSignal | undefined
 }
 
-/** Chunks that one connection delivers before others have their turn. */
-const CHUNKS_PER_TURN = 16
 /** Deliveries in a row before the event loop turns. */
 const DELIVERIES_PER_TURN = 64
 
@@ -74,6 +72,68 @@ const afterTurn = (task: () => void): void => {
 }
 
 const allocate = (bytes: number): Buffer => Buffer.allocUnsafe(bytes)
+
+// -----------------------------------------------------------------------------
+// what is read for HTTP
+// -----------------------------------------------------------------------------
+
+// A buffer of its own for each large read is most of what HTTP costs: V8 collects all garbage whenever so many bytes
+// have been allocated outside of its heap. Node's HTTP parser copies what it keeps, so that it can be given the same
+// buffer again and again; of a `net.Socket` it reads in that way, too.
+
+/** Buffers up to here come from Node's own pool. */
+const POOLED_BYTES = 4096
+/** No more is taken at once. */
+const SLAB_BYTES = 65_536
+/** Slabs that are kept for whoever reads next, in this thread. */
+const SPARE_SLABS = 4
+
+const slabs: Array<Buffer> = []
+
+/** What is used here of the parser that `node:http` gives a socket. */
+interface HttpParser {
+  readonly socket: unknown
+  readonly execute: (bytes: Buffer) => unknown
+}
+
+interface ParserClass {
+  readonly REQUEST: number
+  readonly kOnHeadersComplete: number
+  readonly kOnBody: number
+  new (): HttpParser & {
+    initialize: (type: number, resource: object) => void
+    close: () => void
+    [callback: number]: (...args: Array<any>) => unknown
+  }
+}
+
+let askedOf: HttpParser["execute"] | undefined
+let isCopying = false
+
+/** Whether a parser copies what it keeps of a request: Node's own does, and it could be another one. */
+const copies = (parser: HttpParser): boolean => {
+  if (parser.execute === askedOf) return isCopying
+  askedOf = parser.execute
+  isCopying = false
+  try {
+    const Parser = parser.constructor as unknown as ParserClass
+    const request = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nb"
+    const given = Buffer.allocUnsafeSlow(request.length)
+    given.write(request, "latin1")
+    const other = new Parser()
+    other.initialize(Parser.REQUEST, {})
+    other[Parser.kOnHeadersComplete] = () => 0
+    other[Parser.kOnBody] = (body: Buffer) => {
+      isCopying = body.length === 1 && body.buffer !== given.buffer
+    }
+    other.execute(given)
+    other.close()
+  } catch {
+    // It is no parser as Node has them.
+    isCopying = false
+  }
+  return isCopying
+}
 
 type Taken = Exit.Exit<Buffer, SessionError | Cause.Done>
 type Sent = Exit.Exit<void, SessionError>
@@ -159,12 +219,18 @@ export class CutThroughDuplex extends Duplex {
   #hasEnded = false
 
   #timer: NodeJS.Timeout | undefined = undefined
+  #timerMillis = 0
   #bytesSentThen = 0
 
   #isReading = false
   #isScheduled = false
   #isTaking = false
   #taken: Taken | undefined = undefined
+  /** What was taken lies in it, on its way to an HTTP parser. */
+  #slab: Buffer | undefined = undefined
+  #isKept = false
+  /** The HTTP parser that it feeds: set by `node:http`. @internal */
+  parser: HttpParser | null | undefined = undefined
   #stopTaking: (() => void) | undefined = undefined
 
   #isSending = false
@@ -317,20 +383,28 @@ export class CutThroughDuplex extends Duplex {
       throw nodeError.invalidType("callback", "of type function", callback)
     }
     this.timeout = msecs
-    clearTimeout(this.#timer)
-    this.#timer = undefined
     if (msecs === 0) {
+      // The timer is left to run out: HTTP asks for the same one again for each request.
       if (callback !== undefined) this.removeListener("timeout", callback)
       return this
     }
-    // As long as timers can be, as Node does it.
-    this.#timer = setTimeout(() => this.#onIdle(), Math.min(msecs, 2 ** 31 - 1))
-    this.#timer.unref()
+    if (this.#timer !== undefined && this.#timerMillis === msecs) this.#timer.refresh()
+    else {
+      clearTimeout(this.#timer)
+      // As long as timers can be, as Node does it.
+      this.#timer = setTimeout(this.#onIdle, Math.min(msecs, 2 ** 31 - 1))
+      this.#timer.unref()
+      this.#timerMillis = msecs
+    }
     if (callback !== undefined) this.once("timeout", callback)
     return this
   }
 
-  #onIdle(): void {
+  readonly #onIdle = (): void => {
+    if (!this.timeout) {
+      this.#timer = undefined
+      return
+    }
     const connection = this.#connection
     if (connection !== undefined && this.#onWritten !== undefined) {
       const { bytesSent } = connection.info
@@ -345,7 +419,7 @@ export class CutThroughDuplex extends Duplex {
 
   /** Something comes or goes. @internal */
   protected touch(): void {
-    this.#timer?.refresh()
+    if (this.timeout) this.#timer?.refresh()
   }
 
   // ---------------------------------------------------------------------------
@@ -372,7 +446,7 @@ export class CutThroughDuplex extends Duplex {
     this.#isScheduled = false
     let hasThrown = true
     try {
-      this.#deliverAll()
+      this.#deliverNext()
       hasThrown = false
     } finally {
       // A listener has thrown, and somebody may take that well.
@@ -380,22 +454,22 @@ export class CutThroughDuplex extends Duplex {
     }
   }
 
-  /** Delivers what has arrived as long as it is wanted, then waits for more. */
-  #deliverAll(): void {
-    for (let left = CHUNKS_PER_TURN; this.#isReading && !this.destroyed && this.#connection !== undefined; left--) {
-      if (left === 0) return this.#schedule(afterTurn)
-      const taken = this.#taken ?? this.#take(this.#connection)
-      if (taken === undefined) return
-      this.#taken = undefined
-      this.#deliver(taken)
-    }
+  /** Delivers what has arrived, if it is wanted, and waits for more: what is there already has a turn of its own. */
+  #deliverNext(): void {
+    if (!this.#isReading || this.destroyed || this.#connection === undefined) return
+    const taken = this.#taken ?? this.#take(this.#connection)
+    if (taken === undefined) return
+    this.#taken = undefined
+    this.#deliver(taken)
+    if (!this.#isReading || this.destroyed || this.#connection === undefined) return
+    if (this.#take(this.#connection) !== undefined) this.#schedule(later)
   }
 
   /** What is there; or nothing, and it comes back when something is. */
   #take(connection: Connection.Connection): Taken | undefined {
     if (this.#stopTaking !== undefined) return undefined
     this.#isTaking = true
-    const stopTaking = Connection.takeUnsafe(connection, allocate, this.#onTaken)
+    const stopTaking = Connection.takeUnsafe(connection, this.#allocate, this.#onTaken)
     this.#isTaking = false
     if (this.#taken === undefined) this.#stopTaking = stopTaking
     return this.#taken
@@ -409,12 +483,53 @@ export class CutThroughDuplex extends Duplex {
     this.#schedule(later)
   }
 
+  readonly #allocate = (bytes: number): Buffer => {
+    if (bytes <= POOLED_BYTES || bytes > SLAB_BYTES || !this.#feedsParser()) return allocate(bytes)
+    this.#slab = slabs.pop() ?? Buffer.allocUnsafeSlow(SLAB_BYTES)
+    return this.#slab.subarray(0, bytes)
+  }
+
+  /** Whether what comes goes to an HTTP parser and nowhere else, in the same step, and is not kept. */
+  #feedsParser(): boolean {
+    const { parser } = this
+    return (
+      parser !== undefined &&
+      parser !== null &&
+      parser.socket === this &&
+      this.readableFlowing === true &&
+      this.readableLength === 0 &&
+      this.readableEncoding === null &&
+      this.readableDidRead &&
+      this.listenerCount("data") === 1 &&
+      copies(parser)
+    )
+  }
+
+  #feed(bytes: Buffer, slab: Buffer): void {
+    if (this.#feedsParser()) {
+      this.#isKept = false
+      this.emit("data", bytes)
+      // What was no HTTP, or not any more, has been handed on: to `clientError`, or `upgrade`.
+      if (this.#isKept || this.destroyed) return
+    } else if (!this.push(Buffer.from(bytes))) this.#isReading = false
+    if (slabs.length < SPARE_SLABS) slabs.push(slab)
+  }
+
+  /** The parser's own goes when it has failed, or given the socket to somebody else. @internal */
+  override removeListener(event: string | symbol, listener: (...args: Array<any>) => void): this {
+    if (event === "error") this.#isKept = true
+    return super.removeListener(event, listener)
+  }
+
   #deliver(taken: Taken): void {
     if (Exit.isSuccess(taken)) {
       const bytes = taken.value
       this.bytesRead += bytes.length
       this.touch()
-      if (!this.push(bytes)) this.#isReading = false
+      const slab = this.#slab
+      this.#slab = undefined
+      if (slab !== undefined) this.#feed(bytes, slab)
+      else if (!this.push(bytes)) this.#isReading = false
       return
     }
     const error = Cause.squash(taken.cause)
@@ -517,7 +632,9 @@ export class CutThroughDuplex extends Duplex {
     const isWanted = this.#isReading || this.readableLength < this.readableHighWaterMark
     // Who listens to `readable` counts as paused, and reads.
     const isPaused = this.isPaused() && this.listenerCount("readable") === 0
-    return isWanted && !isPaused && this.#connection !== undefined && this.#connection.info.rx.used > 0
+    if (!isWanted || isPaused || this.#connection === undefined) return false
+    if (this.#taken !== undefined) return Exit.isSuccess(this.#taken)
+    return this.#connection.info.rx.used > 0
   }
 
   override _final(callback: Callback): void {
@@ -563,7 +680,7 @@ export class CutThroughDuplex extends Duplex {
     clearTimeout(this.#timer)
     this.#stopTaking?.()
     this.#stopSending?.()
-    this.#connection = this.#onWritten = this.#stopTaking = this.#stopSending = undefined
+    this.#connection = this.#onWritten = this.#stopTaking = this.#stopSending = this.#slab = undefined
     const hadError = error !== null && error !== undefined
     callback(error)
     // What was on its way has not been written; streams tell the others that wait.

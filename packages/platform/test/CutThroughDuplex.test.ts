@@ -273,6 +273,28 @@ describe("CutThroughDuplex", () => {
       assert.strictEqual(String(yield* promise(() => buffer(duplex))), "x")
     })
   )
+
+  test(
+    "what had come before the other side closed is delivered before a write fails",
+    Effect.gen(function* () {
+      const { client, server } = yield* paired
+      const duplex = CutThroughDuplex.fromConnectionUnsafe(client)
+      const sent = Buffer.alloc(200_000, "x")
+      let count = 0
+      duplex.on("data", (data: Buffer) => {
+        count += data.length
+        // Behind the last piece but one, and before the last.
+        const left = sent.length - count
+        if (left > 0 && left < 65_536) process.nextTick(() => duplex.write("too late"))
+      })
+      const failed = once(duplex, "error")
+      yield* server.write(sent)
+      yield* server.close
+      const [error] = yield* promise(() => failed)
+      assert.strictEqual(error.code, "EPIPE")
+      assert.strictEqual(count, sent.length)
+    })
+  )
 })
 
 describe("the errors of Node", () => {

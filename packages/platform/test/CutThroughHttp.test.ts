@@ -2,7 +2,7 @@
 import { Application, type SessionError } from "@cut-through/core"
 import { CutThroughHttp, CutThroughNet, CutThroughNode, TcpTransport } from "@cut-through/platform"
 import { Leaks } from "@cut-through/testing"
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe, it, vi } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Schema, type Scope, Stream } from "effect"
 import {
   HttpClient,
@@ -360,6 +360,128 @@ describe("plain servers of Node", () => {
     assert.match(await text(socket), /^HTTP\/1\.1 400/)
     const [response] = await once(Http.get(url, { agent: CutThroughHttp.agent({}, net) }), "response")
     assert.strictEqual(await text(response), "ok")
+    await closed(server)
+  })
+
+  test("what was read for HTTP is kept as it was, whatever is read behind it", async (net) => {
+    const bodies: Array<Buffer> = []
+    const heads: Array<Buffer> = []
+    const failed: Array<Buffer> = []
+    const server = CutThroughHttp.attach(
+      Http.createServer((request, response) => {
+        const chunks: Array<Buffer> = []
+        request.on("data", (chunk) => chunks.push(chunk))
+        request.on("end", () => {
+          bodies.push(Buffer.concat(chunks))
+          response.end("ok")
+        })
+      }),
+      net
+    )
+    server.on("upgrade", (_, socket, head) => {
+      heads.push(head)
+      socket.end("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n")
+    })
+    server.on("clientError", (error: Error & { readonly rawPacket: Buffer }, socket) => {
+      failed.push(error.rawPacket)
+      socket.write("bad")
+    })
+    const port = Number(new URL(await listening(server)).port)
+    /** A connection that has had an answer already. */
+    const connected = async () => {
+      const socket = net.connect(port, "127.0.0.1")
+      socket.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+      await once(socket, "data")
+      return socket
+    }
+    const large = (fill: string) => Buffer.alloc(40_000, fill)
+    const post = async (fill: string) => {
+      const socket = await connected()
+      socket.write(`POST / HTTP/1.1\r\nHost: a\r\nContent-Length: ${5 * 40_000}\r\n\r\n`)
+      for (let i = 0; i < 5; i++) socket.write(large(fill))
+      await once(socket, "data")
+      socket.destroy()
+    }
+
+    const upgraded = await connected()
+    upgraded.write(
+      Buffer.concat([
+        Buffer.from("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n"),
+        large("u")
+      ])
+    )
+    await once(upgraded, "data")
+    const wrong = await connected()
+    wrong.write(large("w"))
+    await once(wrong, "data")
+    await post("1")
+    await post("2")
+
+    assert.deepStrictEqual(heads.map(String), [String(large("u"))])
+    assert.deepStrictEqual(failed.map(String), [String(large("w"))])
+    assert.deepStrictEqual(
+      bodies.filter(({ length }) => length > 0).map(String),
+      ["1", "2"].map((fill) => String(large(fill)).repeat(5))
+    )
+    upgraded.destroy()
+    wrong.destroy()
+    await closed(server)
+  })
+
+  test("what has arrived for a socket that is paused meanwhile is kept as it was", async (net) => {
+    const bodies: Array<string> = []
+    const server = CutThroughHttp.attach(
+      Http.createServer(
+        (request, response) => void text(request).then((body) => response.end(String(bodies.push(body))))
+      ),
+      net
+    )
+    const port = Number(new URL(await listening(server)).port)
+    const open = async (fill: string) => {
+      const requested = once(server, "request")
+      const socket = net.connect(port, "127.0.0.1")
+      socket.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n")
+      const [request] = await requested
+      return { socket, served: (request as Http.IncomingMessage).socket, rest: Buffer.alloc(50_000, fill) }
+    }
+    const first = await open("1")
+    // It has arrived when this returns, and is delivered in a turn of its own: before the next request is.
+    first.socket.write(first.rest)
+    first.served.pause()
+    const second = await open("2")
+    second.socket.write(second.rest)
+    await once(second.socket, "data")
+    first.served.resume()
+    await once(first.socket, "data")
+    assert.deepStrictEqual(
+      bodies,
+      [second, first].map(({ rest }) => String(rest))
+    )
+    for (const { socket } of [first, second]) socket.destroy()
+    await closed(server)
+  })
+
+  test("large bodies are read without a buffer for each piece", async (net) => {
+    const server = CutThroughHttp.attach(
+      Http.createServer((request, response) => void text(request).then((body) => response.end(String(body.length)))),
+      net
+    )
+    const url = await listening(server)
+    const agent = CutThroughHttp.agent({ keepAlive: true, maxSockets: 1 }, net)
+    const body = Buffer.alloc(60_000, "x")
+    const post = async () => {
+      const request = Http.request(url, { agent, method: "POST", headers: { "content-length": body.length } })
+      request.end(body)
+      const [response] = await once(request, "response")
+      assert.strictEqual(await text(response), "60000")
+    }
+    await post()
+    const allocateUnsafe = vi.spyOn(Buffer, "allocUnsafe")
+    for (let i = 0; i < 10; i++) await post()
+    const large = allocateUnsafe.mock.calls.filter(([bytes]) => bytes > 10_000)
+    allocateUnsafe.mockRestore()
+    assert.strictEqual(large.length, 0)
+    agent.destroy()
     await closed(server)
   })
 
