@@ -48,7 +48,7 @@ import * as RpcServer from "effect/rpc/RpcServer"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import { Socket } from "effect/socket/Socket"
+import * as Socket from "effect/socket/Socket"
 import * as SocketServer from "effect/socket/SocketServer"
 import type { SqlClient } from "effect/sql/SqlClient"
 import * as CutThroughSocket from "./CutThroughSocket.ts"
@@ -61,6 +61,21 @@ import { resolve, type Target } from "./internal/target.ts"
 
 /** How long a runner may take to answer a connect, as `NodeClusterSocket` has it. */
 const OPEN_TIMEOUT = 1000
+
+/**
+ * A socket for an RPC client, which takes a write that fails for a defect. Of a
+ * connection that has broken its reader says so, to all who wait for an answer.
+ */
+const socketTo = (target: Target): Effect.Effect<Socket.Socket, never, Application.Application> =>
+  Effect.map(CutThroughSocket.make(target, { openTimeout: OPEN_TIMEOUT }), ({ reader, writer }) =>
+    Socket.make({
+      reader,
+      writer: Effect.map(writer, ({ write, writeAll }) => ({
+        write: (chunk) => Effect.ignore(write(chunk)),
+        writeAll: (chunks) => Effect.ignore(writeAll(chunks))
+      }))
+    })
+  )
 
 const targetOf = ({ host, port }: RunnerAddress): Target => ({ host, port })
 
@@ -83,8 +98,8 @@ export const layerClientProtocol: Layer.Layer<
     return {
       codecFor: serialization.codecFor,
       make: (address) =>
-        Effect.flatMap(CutThroughSocket.make(targetOf(address), { openTimeout: OPEN_TIMEOUT }), (socket) =>
-          Effect.provideService(RpcClient.makeProtocolSocket(), Socket, socket)
+        Effect.flatMap(socketTo(targetOf(address)), (socket) =>
+          Effect.provideService(RpcClient.makeProtocolSocket(), Socket.Socket, socket)
         ).pipe(
           Effect.provideService(Application.Application, application),
           Effect.provideService(RpcSerialization.RpcSerialization, serialization)
@@ -185,8 +200,13 @@ class Memory {
   /** Who has spoken for an address last: when that one dies, the runner has. */
   private readonly speakers = new Map<string, unknown>()
 
-  constructor({ shardLockExpiration = ShardingConfig.defaults.shardLockExpiration }: StorageOptions = {}) {
+  /** Whether a runner that nobody reaches keeps its locks: it may be at work all the same. */
+  private readonly keepsLocks: boolean
+
+  constructor(options: StorageOptions = {}, keepsLocks: boolean = false) {
+    const { shardLockExpiration = ShardingConfig.defaults.shardLockExpiration } = options
     this.expiration = Duration.toMillis(Duration.fromInputUnsafe(shardLockExpiration))
+    this.keepsLocks = keepsLocks
   }
 
   /** The storage as one of those who use it sees it. */
@@ -216,7 +236,7 @@ class Memory {
         Effect.sync(() => {
           const entry = this.runners.get(address)
           if (entry !== undefined) entry.healthy = healthy
-          if (!healthy) this.releaseAll(address)
+          if (!healthy && !this.keepsLocks) this.releaseAll(address)
         }),
       acquire: (address, shards) =>
         this.now((now) => {
@@ -350,14 +370,22 @@ export const storageEndpoint: Endpoint.Endpoint = Endpoint.tcp("127.0.0.1", 3443
 export interface HostOptions extends StorageOptions {
   /** Where. Default {@link storageEndpoint}. */
   readonly endpoint?: Endpoint.Endpoint | undefined
+  /**
+   * Who reaches it: the applications of this session layer (`"local"`, the
+   * default), or also runners of other machines, under an `endpoint` that they
+   * reach (`"both"`). Whoever can connect to that decides who has which shards.
+   * A runner that nobody reaches may have lost its network only: its locks are
+   * kept until they expire.
+   */
+  readonly scope?: "local" | "both" | undefined
 }
 
 /**
  * Keeps the storage of a cluster in this thread, for runners of all threads of
  * the process: once in the program, beside the session layer. It has an
- * application of its own, which nobody outside of the session layer can reach:
- * no port is opened, with `TcpTransport` either. Keep it longer than the runners:
- * one that leaves gives back what it holds.
+ * application of its own, which nobody outside of the session layer can reach
+ * unless `scope` says so: no port is opened, with `TcpTransport` either. Keep it
+ * longer than the runners: one that leaves gives back what it holds.
  *
  * When the thread of a runner dies, the runner is unregistered and its shards are
  * free as soon as what it had asked for is done. A runner that has only lost its
@@ -372,8 +400,8 @@ export const layerHost = (
   Layer.effect(
     RunnerStorage.RunnerStorage,
     Effect.gen(function* () {
-      const memory = new Memory(options)
-      const application = yield* Application.make({ name: "cluster storage", scope: "local" })
+      const memory = new Memory(options, options.scope === "both")
+      const application = yield* Application.make({ name: "cluster storage", scope: options.scope ?? "local" })
       const listener = yield* application.listen(options.endpoint ?? storageEndpoint)
       yield* Effect.forkScoped(listener.run((connection) => serve(memory, connection)))
       return RunnerStorage.makeEncoded(memory.of(application))
@@ -388,7 +416,7 @@ const serve = (
   connection: Connection.Connection
 ): Effect.Effect<void, never, RpcSerialization.RpcSerialization | Scope.Scope> =>
   Effect.gen(function* () {
-    const socket = yield* CutThroughSocket.fromConnection(Effect.succeed(connection))
+    const socket = yield* CutThroughSocket.fromAccepted(Effect.succeed(connection))
     const over = Deferred.makeUnsafe<void>()
     const server = SocketServer.SocketServer.of({
       address: connection.info.local,
@@ -457,7 +485,7 @@ export const layerHostStorage = (
         RpcClient.makeProtocolSocket({ retryTransientErrors: true, retryPolicy: Schedule.spaced(250) })
       )
     ),
-    Layer.provide(CutThroughSocket.layer(endpoint, { openTimeout: OPEN_TIMEOUT })),
+    Layer.provide(Layer.effect(Socket.Socket, socketTo(endpoint))),
     Layer.provide(layerStorageSerialization)
   )
 

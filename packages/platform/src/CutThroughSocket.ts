@@ -9,7 +9,8 @@
  * **Differences from NodeSocket.** A peer that breaks off or dies ends the
  * reader with a `SocketCloseError` of code 1006, where `NodeSocket` says
  * `SocketReadError`. `upgrade` is not supported: there is nothing between the
- * two ends that anybody could listen to.
+ * two ends that anybody could listen to. Small chunks are parts of Node's pool
+ * of buffers: they are copied into another thread, and cannot be transferred.
  *
  * @since 0.1.0
  */
@@ -86,11 +87,28 @@ export const make = (target: Target, options?: Options): Effect.Effect<Socket.So
 export const fromConnection = <R>(
   open: Effect.Effect<Connection.Connection, SessionError.SessionError | Socket.SocketError, R>,
   options?: Options
+): Effect.Effect<Socket.Socket, never, Exclude<R, Scope.Scope>> => socketOf(open, options, false)
+
+/**
+ * A socket over the one connection that it will ever have. Who writes when that
+ * is over waits for no other one.
+ *
+ * @internal
+ */
+export const fromAccepted = <R>(
+  open: Effect.Effect<Connection.Connection, SessionError.SessionError | Socket.SocketError, R>
+): Effect.Effect<Socket.Socket, never, Exclude<R, Scope.Scope>> => socketOf(open, undefined, true)
+
+const socketOf = <R>(
+  open: Effect.Effect<Connection.Connection, SessionError.SessionError | Socket.SocketError, R>,
+  options: Options | undefined,
+  isOnce: boolean
 ): Effect.Effect<Socket.Socket, never, Exclude<R, Scope.Scope>> =>
   Effect.withFiber<Socket.Socket, never, Exclude<R, Scope.Scope>>((fiber) => {
     const services = fiber.context as Context.Context<R>
     const opened = Latch.makeUnsafe(false)
     let current: Line | undefined
+    let isOver = false
 
     const reader = Effect.gen(function* () {
       const scope = yield* Effect.scope
@@ -102,6 +120,7 @@ export const fromConnection = <R>(
           if (line === undefined) return Scope.close(own, Exit.void)
           if (current === line) {
             current = undefined
+            isOver = isOnce
             opened.closeUnsafe()
           }
           return line.release(Scope.close(own, Exit.void))
@@ -123,15 +142,18 @@ export const fromConnection = <R>(
       Effect.updateContext((own: Context.Context<Scope.Scope>) => Context.merge(services, own))
     ) as Socket.Socket["reader"]
 
+    const over = Effect.suspend(() => Effect.fail(asWriteError(new Error("the connection is closed"))))
     const write: Socket.Writer["write"] = (chunk) =>
       Effect.suspend(() => {
+        if (isOver) return over
         if (current === undefined) return opened.whenOpen(write(chunk))
         return Socket.isCloseEvent(chunk) ? current.closeWith(chunk) : current.write([bytesOf(chunk)])
       })
     const writeAll: Socket.Writer["writeAll"] = (chunks) =>
-      Effect.suspend(() =>
-        current === undefined ? opened.whenOpen(writeAll(chunks)) : current.write(chunks.map(bytesOf))
-      )
+      Effect.suspend(() => {
+        if (isOver) return over
+        return current === undefined ? opened.whenOpen(writeAll(chunks)) : current.write(chunks.map(bytesOf))
+      })
     const writer = Effect.acquireRelease(Effect.succeed({ write, writeAll }), () => Effect.sync(() => current?.end()))
 
     return Effect.succeed(Socket.make({ reader, writer }))
@@ -151,7 +173,8 @@ const encoder = new TextEncoder()
 
 const bytesOf = (chunk: Uint8Array | string): Uint8Array => (typeof chunk === "string" ? encoder.encode(chunk) : chunk)
 
-const allocate = (bytes: number): Uint8Array => new Uint8Array(bytes)
+/** Small ones come from Node's pool: memory of its own costs more than all else that is done for a message. */
+const allocate = (bytes: number): Uint8Array => Buffer.allocUnsafe(bytes)
 
 const openError = (kind: "Unknown" | "Timeout", cause: unknown): Socket.SocketError =>
   new Socket.SocketError({ reason: new Socket.SocketOpenError({ kind, cause }) })
@@ -181,7 +204,7 @@ class Line {
   /** What was read and that nobody has pulled: whoever pulled was interrupted on the way. */
   private pending: Uint8Array | undefined = undefined
   private failure: Socket.SocketError | undefined = undefined
-  private waiter: ((exit: Exit.Exit<void>) => void) | undefined = undefined
+  private waiter: ((effect: Effect.Effect<readonly [Uint8Array], Socket.SocketError>) => void) | undefined = undefined
   private giveUp: (() => void) | undefined = undefined
   private isTaking = false
   private writing = 0
@@ -196,31 +219,30 @@ class Line {
 
   readonly pull: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.suspend(() => {
     this.take()
-    return this.isReady ? this.deliver : this.wait
+    return this.isReady ? this.handOut() : this.wait
   })
 
-  private readonly deliver: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.suspend(() => {
-    const { failure, pending } = this
-    if (pending !== undefined) {
-      this.pending = undefined
-      return Exit.succeed([pending] as const)
-    }
-    return failure === undefined ? this.pull : Exit.fail(failure)
-  })
-
-  private readonly wait: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.flatMap(
-    Effect.callback<void>((resume) => {
-      this.take()
-      if (this.isReady) return resume(Exit.void)
-      this.waiter = resume
-      return Effect.sync(() => {
-        if (this.waiter !== resume) return
-        this.waiter = undefined
-        this.stopTaking()
-      })
-    }),
-    () => this.deliver
+  private readonly deliver: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.suspend(() =>
+    this.isReady ? this.handOut() : this.pull
   )
+
+  private readonly wait: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.callback((resume) => {
+    this.take()
+    if (this.isReady) return resume(this.deliver)
+    this.waiter = resume
+    return Effect.sync(() => {
+      if (this.waiter !== resume) return
+      this.waiter = undefined
+      this.stopTaking()
+    })
+  })
+
+  private handOut(): Exit.Exit<readonly [Uint8Array], Socket.SocketError> {
+    const { failure, pending } = this
+    if (pending === undefined) return Exit.fail(failure!)
+    this.pending = undefined
+    return Exit.succeed([pending])
+  }
 
   private get isReady(): boolean {
     return this.pending !== undefined || this.failure !== undefined
@@ -233,7 +255,12 @@ class Line {
       this.isTaking = false
       this.giveUp = undefined
       if (Exit.isSuccess(exit)) this.pending = exit.value
-      else this.failure ??= asReadError(Option.getOrThrow(Exit.findErrorOption(exit)))
+      else
+        this.failure ??= Option.match(Exit.findErrorOption(exit), {
+          // Who reads for it was interrupted.
+          onNone: () => closeError(1006),
+          onSome: asReadError
+        })
       this.wake()
     })
     if (this.isTaking) this.giveUp = giveUp
@@ -249,21 +276,29 @@ class Line {
   private wake(): void {
     const { waiter } = this
     this.waiter = undefined
-    waiter?.(Exit.void)
+    waiter?.(this.deliver)
   }
 
   /** What has been begun is written to its end, whoever waits for it: half a message would spoil all that follow. */
   write(chunks: ReadonlyArray<Uint8Array>): Effect.Effect<void, Socket.SocketError> {
-    return Effect.callback((resume) => {
-      this.writing++
-      Connection.writeAllUnsafe(this.connection, chunks, (exit) => {
-        this.writing--
-        resume(Exit.mapError(exit, asWriteError))
-        if (this.writing > 0) return
-        if (this.wantsEnd) Effect.runSync(this.connection.end)
-        for (const next of this.afterWrites.splice(0)) next()
-      })
+    let written: Exit.Exit<void, Socket.SocketError> | undefined
+    let waiter: ((exit: Exit.Exit<void, Socket.SocketError>) => void) | undefined
+    this.writing++
+    Connection.writeAllUnsafe(this.connection, chunks, (exit) => {
+      this.writing--
+      written = Exit.mapError(exit, asWriteError)
+      waiter?.(written)
+      if (this.writing > 0) return
+      if (this.wantsEnd) Effect.runSync(this.connection.end)
+      if (this.afterWrites.length > 0) for (const next of this.afterWrites.splice(0)) next()
     })
+    return (
+      written ??
+      Effect.callback((resume) => {
+        if (written === undefined) waiter = resume
+        else resume(written)
+      })
+    )
   }
 
   /** Behind what is being written. */

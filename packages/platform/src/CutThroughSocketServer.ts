@@ -78,7 +78,7 @@ export const make = (
               connection
             )
           })
-          const served = Effect.flatMap(CutThroughSocket.fromConnection(once), handler).pipe(
+          const served = Effect.flatMap(CutThroughSocket.fromAccepted(once), handler).pipe(
             Effect.ignoreCause({ log: "Unhandled", message: "Unhandled error in SocketServer" }),
             // A reader that was acquired closes the connection itself, behind what is still being written.
             Effect.ensuring(Effect.suspend(() => (isTaken ? Effect.void : Scope.close(own, Exit.void))))

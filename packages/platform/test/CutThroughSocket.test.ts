@@ -250,6 +250,23 @@ describe("CutThroughSocketServer", () => {
       assert.strictEqual((why(yield* Effect.exit(pull)) as Socket.SocketCloseError).code, 1000)
     }))
 
+  test("who writes when the connection is over waits for no other one", () =>
+    Effect.gen(function* () {
+      const server = yield* CutThroughSocketServer.make("tcp://127.0.0.1:7000")
+      const writers = yield* Queue.unbounded<Socket.Writer>()
+      yield* Effect.forkScoped(
+        server.run((socket) =>
+          Effect.flatMap(Effect.scoped(socket.reader), () =>
+            Effect.scoped(Effect.flatMap(socket.writer, (writer) => Queue.offer(writers, writer)))
+          )
+        )
+      )
+      yield* open(yield* CutThroughSocket.make("tcp://127.0.0.1:7000"))
+      const { write, writeAll } = yield* Queue.take(writers)
+      assert.strictEqual(why(yield* Effect.exit(write("too late")))?._tag, "SocketWriteError")
+      assert.strictEqual(why(yield* Effect.exit(writeAll(["too", "late"])))?._tag, "SocketWriteError")
+    }))
+
   test("who runs it last serves, and when that one ends the one before does again", () =>
     Effect.gen(function* () {
       const server = yield* CutThroughSocketServer.make("tcp://127.0.0.1:7000")
