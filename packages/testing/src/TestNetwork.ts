@@ -195,6 +195,9 @@ const DEFAULT_LINK: Properties = { latency: 0, jitter: 0, bandwidth: Infinity, l
 const invalid = (what: string, value: unknown, expected: string): SessionError.SessionError =>
   SessionError.make(new SessionError.InvalidArgument({ what, value: String(value), expected }))
 
+const noHost = (name: string, hosts: ReadonlyMap<string, unknown>): SessionError.SessionError =>
+  invalid("the host", JSON.stringify(name), `one of ${[...hosts.keys()].join(", ")}`)
+
 const microsOf = (what: string, input: Duration.Input): Result.Result<number, SessionError.SessionError> => {
   const millis = Result.map(
     Result.try(() => Duration.fromInputUnsafe(input)),
@@ -342,15 +345,13 @@ export const make = (options: Options): Effect.Effect<TestNetwork["Service"], Se
     const withWire = (from: string, to: string, use: (wire: Wire) => Effect.Effect<void, SessionError.SessionError>) =>
       Effect.suspend(() => {
         for (const name of [from, to]) {
-          if (!hosts.has(name)) {
-            return Effect.fail(invalid("the host", JSON.stringify(name), `one of ${[...hosts.keys()].join(", ")}`))
-          }
+          if (!hosts.has(name)) return Effect.fail(noHost(name, hosts))
         }
         if (from === to) return Effect.fail(invalid("the other host", JSON.stringify(to), "another one"))
         return use(wire(from, to))
       })
 
-    return TestNetwork.of({
+    const made = TestNetwork.of({
       hosts,
       dns,
       decorate: (application) => faults?.application(application) ?? application,
@@ -375,6 +376,8 @@ export const make = (options: Options): Effect.Effect<TestNetwork["Service"], Se
       onWay: () => [...wires.values()].reduce((sum, wire) => sum + wire.pending, 0),
       history: () => events.slice(-capacity)
     })
+    yield* faults?.network(made) ?? Effect.void
+    return made
   })
 
 /**
@@ -445,6 +448,59 @@ export type HostServices =
  * until the program that it was provided to has ended. {@link on} is for
  * programs that start something and leave it running.
  *
+ * All that stands on `Application` runs on it unchanged: sockets and their
+ * servers, RPC, and the runners of a cluster.
+ *
+ * **Example** (A cluster of two hosts, with its storage on a third one)
+ *
+ * ```ts
+ * import { Endpoint } from "@cut-through/core"
+ * import { CutThroughCluster } from "@cut-through/platform"
+ * import { TestNetwork } from "@cut-through/testing"
+ * import { Effect, Fiber, Layer, Option, References, Schema } from "effect"
+ * import { Entity, RunnerAddress } from "effect/cluster"
+ * import { Rpc } from "effect/rpc"
+ * import { TestClock } from "effect/testing"
+ *
+ * const Greeter = Entity.make("Greeter", [Rpc.make("Greet", { success: Schema.String })])
+ * const greeters = Greeter.toLayer(
+ *   Effect.map(Entity.CurrentRunnerAddress, ({ host }) => ({ Greet: () => Effect.succeed(`hello from ${host}`) }))
+ * )
+ * const storageEndpoint = Endpoint.tcp("10.0.0.9", 34430)
+ * const runner = (host: string, address: string) => {
+ *   const shardingConfig = { runnerAddress: Option.some(RunnerAddress.make(address, 34431)) }
+ *   return greeters.pipe(
+ *     Layer.provideMerge(CutThroughCluster.layer({ storageEndpoint, shardingConfig })),
+ *     Layer.provide(TestNetwork.host(host)),
+ *     Layer.fresh,
+ *     Layer.build
+ *   )
+ * }
+ *
+ * const test = Effect.gen(function*() {
+ *   const storage = CutThroughCluster.layerHost({ endpoint: storageEndpoint, scope: "both" })
+ *   yield* Layer.build(Layer.provide(storage, TestNetwork.host("storage")))
+ *   const here = yield* runner("a", "10.0.0.1")
+ *   yield* runner("b", "10.0.0.2")
+ *   yield* Effect.sleep("1 minute")
+ *   const client = yield* Effect.provideContext(Greeter.client, here)
+ *   const greetings = yield* Effect.forEach(["1", "2", "3", "4", "5", "6"], (id) => client(id).Greet())
+ *   return [...new Set(greetings)].toSorted()
+ * })
+ * const timed = Effect.gen(function*() {
+ *   const fiber = yield* Effect.forkChild(Effect.scoped(test))
+ *   yield* TestClock.adjust("10 minutes")
+ *   return yield* Fiber.join(fiber)
+ * })
+ *
+ * const run = timed.pipe(
+ *   Effect.provide(TestNetwork.layer({ hosts: { a: "10.0.0.1", b: "10.0.0.2", storage: "10.0.0.9" } })),
+ *   Effect.provide(TestClock.layer()),
+ *   Effect.provideService(References.MinimumLogLevel, "Warn")
+ * )
+ * await Effect.runPromise(run) // => ["hello from 10.0.0.1", "hello from 10.0.0.2"]
+ * ```
+ *
  * @category layers
  * @since 0.1.0
  */
@@ -456,9 +512,7 @@ export const host = (
     Effect.gen(function* () {
       const { decorate, dns, hosts } = yield* TestNetwork
       const found = hosts.get(name)
-      if (found === undefined) {
-        return yield* invalid("the host", JSON.stringify(name), `one of ${[...hosts.keys()].join(", ")}`)
-      }
+      if (found === undefined) return yield* noHost(name, hosts)
       const { sessions } = found
       const attach: AttachOptions = Object.assign({ name, segmentSize: SEGMENT_BYTES }, options)
       const application = yield* Effect.provideService(Application.make(attach), SessionLayer.SessionLayer, sessions)
@@ -585,6 +639,25 @@ export const release: (
   to: string,
   direction?: Direction
 ) => Effect.Effect<void, SessionError.SessionError, TestNetwork> = change("release")
+
+/**
+ * Ends all applications of a host at once, as an operating system does it when
+ * it kills a process: their connections are reset, and nobody listens any more.
+ * Programs that run in them get no word out, whatever their finalizers try:
+ * it fails with `Closed`, and so does everything else that they begin. Applications
+ * that come after that are as good as new. {@link partition} it from the others
+ * first, and they learn nothing of it: that is a host without power.
+ *
+ * @category operations
+ * @since 0.1.0
+ */
+export const kill = (name: string): Effect.Effect<void, SessionError.SessionError, TestNetwork> =>
+  Effect.flatMap(TestNetwork, ({ hosts }) => {
+    const found = hosts.get(name)
+    if (found === undefined) return Effect.fail(noHost(name, hosts))
+    const { sessions } = found
+    return Effect.forEach([...sessions.apps()], (app) => Application.detach(sessions, app), { discard: true })
+  })
 
 /**
  * The last frames that have arrived or were lost, oldest first.

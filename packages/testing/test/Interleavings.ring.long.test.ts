@@ -175,7 +175,9 @@ describe("a ring with a mistake in it is found out", () => {
       "bytes are copied when their chunk has been given back",
       {
         file: "Fifo",
-        find: "    if (count > 0 && this.copyFrom(0, target, offset, count)) return this.release(count)",
+        find: `    if (count <= 0) return count
+    const start = this.headOffset()
+`,
         put: `    if (count > 0) {
       const { head, headBytes, headChunk } = this
       const released = this.release(count)
@@ -185,9 +187,26 @@ describe("a ring with a mistake in it is found out", () => {
       this.words.copyOut(target, offset, start, start + count)
       Object.assign(this, after)
       return released
-    }`
+    }
+    let start = 0
+`
       },
       { ...small, writes: [2, 1] },
+      // What is copied lies where the chunk's next user says that it begins.
+      /data race|is wrong|bytes \d+ to \d+ are/
+    ],
+    [
+      "bytes are copied when the head has moved behind them",
+      {
+        file: "Fifo",
+        find: `      this.words.copyOut(target, offset, from, from + count)
+      this.head = (this.head + count) | 0
+      this.words.store(this.at + W_HEAD, this.head)`,
+        put: `      this.head = (this.head + count) | 0
+      this.words.store(this.at + W_HEAD, this.head)
+      this.words.copyOut(target, offset, from, from + count)`
+      },
+      { ...small, unitBytes: 4, size: 3, units: 2, writes: [3, 2], reads: 4 },
       /data race|is wrong/
     ],
     [

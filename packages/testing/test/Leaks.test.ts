@@ -68,11 +68,11 @@ describe("Leaks", () => {
         contexts: 1,
         segments: 1,
         regions: 1,
-        fifoBytes: 8192
+        fifoBytes: 512
       })
       assert.include(
         error.message,
-        "left over: 2 sessions, 2 leases, 1 contexts, 1 segments, 8192 fifoBytes, 1 regions"
+        "left over: 2 sessions, 2 leases, 1 contexts, 1 segments, 512 fifoBytes, 1 regions"
       )
       assert.notInclude(error.message, "halfOpens")
       // Both of them, by name.
@@ -129,7 +129,7 @@ describe("Leaks", () => {
         contexts: 1,
         segments: 1,
         regions: 1,
-        fifoBytes: 8192
+        fifoBytes: 512
       })
       assert.include(leak.message, "left over: 1 leases")
     })

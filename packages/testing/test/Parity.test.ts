@@ -2,25 +2,12 @@
 import { Parity } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Net from "node:net"
-
-const runs = Number(process.env["CUT_THROUGH_PARITY"] ?? 300)
-
-const all = (carrier: Parity.Carrier) =>
-  Effect.gen(function* () {
-    const report = yield* Parity.check([Parity.net(Net), carrier], { runs, seed: `parity with ${carrier.name}` })
-    console.log(`${carrier.name}: ${report.scripts} scripts, ${report.steps} steps, ${JSON.stringify(report.outcomes)}`)
-    for (const outcome of ["bytes", "End", "Reset", "taken", "BrokenPipe", "connected", "Nobody"]) {
-      assert.isAbove(report.outcomes[outcome] ?? 0, 0, outcome)
-    }
-    assert.strictEqual(report.outcomes["it hangs"], undefined)
-    assert.strictEqual(report.outcomes["it dies"], undefined)
-  })
+import { parityWithNet } from "./parity-fixtures.ts"
 
 describe("parity with node:net", () => {
-  it.live("cut-through between fibers", () => all(Parity.cutThrough()))
+  it.live("cut-through between fibers", () => parityWithNet(Parity.cutThrough()))
 
-  it.live("a simulated network", () => all(Parity.simulated()))
+  it.live("a simulated network", () => parityWithNet(Parity.simulated()))
 })
 
 /** Connections over a carrier with a mistake in them. */

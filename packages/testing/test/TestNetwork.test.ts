@@ -1,7 +1,7 @@
 import { Application, type Connection, Endpoint, type SessionError } from "@cut-through/core"
 import { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import * as Sessions from "@cut-through/core/Sessions"
-import { TestNetwork } from "@cut-through/testing"
+import { Connections, TestNetwork } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
@@ -742,6 +742,64 @@ describe("TestNetwork", () => {
       const server = yield* listener.accept
       assert.deepStrictEqual([server.info.rx.size, server.info.tx.size], [1000, 2000])
       assert.deepStrictEqual([client.info.rx.size, client.info.tx.size], [3000, 4000])
+    })
+  )
+
+  test(
+    "a host that is killed breaks off, and is as good as new for those who come then",
+    { link: { latency: "10 millis" } },
+    Effect.gen(function* () {
+      const { client, server } = yield* pair()
+      yield* client.write(bytes("said"))
+      yield* TestNetwork.kill("b")
+      // Whatever its program still tries comes to nothing.
+      assert.strictEqual(yield* failing(server.write(bytes("farewell"))), "Closed")
+      const reading = yield* timed(failing(client.read))
+      const refused = yield* timed(failing(connect()))
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(yield* Fiber.join(reading), { value: "Reset", millis: 10 })
+      assert.deepStrictEqual(yield* Fiber.join(refused), { value: "Refused", millis: 20 })
+      const listener = yield* listen()
+      const connecting = yield* Effect.forkChild(connect())
+      yield* TestClock.adjust("1 minute")
+      yield* listener.accept
+      yield* Fiber.join(connecting)
+    })
+  )
+
+  test(
+    "applications of a killed host can do nothing more, and others go on",
+    {},
+    Effect.gen(function* () {
+      const application = yield* on("b", Application.Application)
+      const listener = yield* application.listen(Endpoint.tcp("10.0.0.2", 7001))
+      const accepting = yield* Effect.forkChild(failing(listener.accept), { startImmediately: true })
+      const { client, server } = yield* Connections.connectedPairBetween("a", "c")
+      yield* TestNetwork.kill("b")
+      yield* TestNetwork.kill("b")
+      assert.strictEqual(yield* Fiber.join(accepting), "Closed")
+      assert.strictEqual(yield* failing(application.connect(Endpoint.tcp("10.0.0.3", 7000))), "Closed")
+      assert.strictEqual(yield* failing(application.listen(at)), "Closed")
+      yield* client.write(bytes("hello"))
+      assert.strictEqual(yield* read(server), "hello")
+    })
+  )
+
+  test(
+    "of a host without power nobody hears",
+    { giveUpAfter: "1 minute" },
+    Effect.gen(function* () {
+      const { client } = yield* pair()
+      yield* TestNetwork.partition("a", "b")
+      yield* TestNetwork.kill("b")
+      const reading = yield* timed(failing(client.read))
+      yield* TestClock.adjust("1 day")
+      assert.isUndefined(reading.pollUnsafe())
+      const writing = yield* timed(client.write(bytes("are you there?")))
+      yield* TestClock.adjust("1 day")
+      yield* Fiber.join(writing)
+      assert.strictEqual((yield* Fiber.join(reading)).value, "Reset")
+      assert.strictEqual(yield* failing(TestNetwork.kill("nowhere")), "InvalidArgument")
     })
   )
 
