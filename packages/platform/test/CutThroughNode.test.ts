@@ -1,6 +1,7 @@
 import { Application, Applications, Endpoint } from "@cut-through/core"
 import { CopyBytes } from "@cut-through/core/memory/SharedMemory"
 import { CutThroughNode, NativeCopy } from "@cut-through/platform"
+import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
 import { ConfigProvider, Effect, Layer } from "effect"
 
@@ -27,7 +28,8 @@ describe("CutThroughNode", () => {
     }).pipe(
       Effect.scoped,
       Effect.provide(
-        CutThroughNode.layerConfig.pipe(
+        Leaks.layerCheck.pipe(
+          Layer.provideMerge(CutThroughNode.layerConfig),
           Layer.provide(
             ConfigProvider.layer(
               ConfigProvider.fromEnv({ env: { CUT_THROUGH_NAME: "mailer", CUT_THROUGH_MAX_SESSIONS: "2" } })

@@ -1,5 +1,6 @@
 /** A thread and a process live exactly as long as they would with `node:net`. */
 import * as Application from "@cut-through/core/Application"
+import { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import * as CutThroughHost from "@cut-through/platform/CutThroughHost"
 import { assert, describe, layer } from "@effect/vitest"
 import * as Context from "effect/Context"
@@ -13,7 +14,7 @@ import * as net from "node:net"
 import { fileURLToPath } from "node:url"
 import { MessageChannel, type MessagePort, Worker } from "node:worker_threads"
 import type { Answer, Question, Start } from "./life-alive.ts"
-import { layerHost } from "./life-fixtures.ts"
+import { atRest, layerHost } from "./life-fixtures.ts"
 import { peer } from "./life-parts.ts"
 import { talkOver } from "./life-talk.ts"
 
@@ -104,8 +105,16 @@ const makeNetPeer: Effect.Effect<Peer, never, Scope.Scope> = Effect.acquireRelea
 
 class Peers extends Context.Service<Peers, { readonly [F in Flavor]: Peer }>()("Peers") {}
 
+/** Nothing is left of all that were started, when the application of this thread has gone as well. */
+const layerAtRest = Layer.effectDiscard(
+  Effect.flatMap(Effect.context<SessionLayer | CutThroughHost.CutThroughHost>(), (context) =>
+    Effect.addFinalizer(() => Effect.orDie(Effect.provideContext(atRest(), context)))
+  )
+)
+
 const layerPeers = Layer.effect(Peers, Effect.all({ "cut-through": makePeer, "node:net": makeNetPeer })).pipe(
   Layer.provide(Application.layer({ name: "peer" })),
+  Layer.provideMerge(layerAtRest),
   Layer.provideMerge(layerHost)
 )
 
@@ -189,7 +198,8 @@ const holdBack = (accept: (port: MessagePort) => void, what: string, tag: string
     const numberOf = (message: Said) => (what === "Close" ? message.session : message.id)
     toGuest.port1.on("message", (request: Said) => {
       if (request._tag === what) asked.add(numberOf(request))
-      toHost.port1.postMessage(request)
+      // All through the port: what goes through a ring nobody holds back.
+      toHost.port1.postMessage(request._tag === "Attach" ? { ...request, ring: false } : request)
     })
     toHost.port1.on("message", (message: Said) => {
       const isAnswer = message._tag === tag && asked.has(numberOf(message))
