@@ -283,7 +283,7 @@ const makeRequest = (runtime: Runtime, source: Source, session: Session.AppSessi
     refuse: Effect.suspend(() => {
       if (answer !== undefined) return Effect.void
       answer = "no"
-      return Session.close(session, true)
+      return Session.closeNow(session, true)
     })
   }
 }

@@ -168,8 +168,41 @@ export const fault: Arbitrary.Arbitrary<Faults.Fault> = Arbitrary.map(
 )
 
 /**
+ * Faults of the ways between these hosts of a `TestNetwork`, of which there are
+ * two at least: cut or held, in one direction or both.
+ *
+ * **Example** (Two hosts that have a way between them)
+ *
+ * ```ts
+ * import { Arbitraries, Faults } from "@cut-through/testing"
+ * import { Arbitrary, Effect } from "effect"
+ *
+ * const result = await Effect.runPromise(
+ *   Arbitrary.checkEffect(Arbitraries.linkFault(["a", "b", "c"]), (fault) =>
+ *     /^(Partition|Hold) from=[abc] to=[abc]/.test(Faults.format(fault))
+ *   )
+ * )
+ * result._tag // => "Passed"
+ * ```
+ *
+ * @category arbitraries
+ * @since 0.1.0
+ */
+export const linkFault = (hosts: ReadonlyArray<string>): Arbitrary.Arbitrary<Faults.Fault> =>
+  Arbitrary.map(
+    Arbitrary.all({
+      kind: oneOf([Faults.hold, Faults.partition]),
+      from: int(0, hosts.length - 1),
+      further: int(1, hosts.length - 1),
+      oneWay: oneOf([false, true])
+    }),
+    ({ from, further, kind, oneWay }) => kind(hosts[from], hosts[(from + further) % hosts.length], { oneWay })
+  )
+
+/**
  * Plans for `Faults.run`: which faults happen, when, and for how long. Without
- * `faults` any {@link fault} of everybody.
+ * `faults` any {@link fault} of everybody, and with `hosts` also any
+ * {@link linkFault} of theirs.
  *
  * **Example** (A plan holds what it says)
  *
@@ -191,6 +224,8 @@ export const faultPlan = (
   options: {
     /** Those that may happen, as for `Simulation.run`. */
     readonly faults?: ReadonlyArray<PossibleFault> | undefined
+    /** Hosts of a `TestNetwork`, two or more, that may lose each other. Default: none. */
+    readonly hosts?: ReadonlyArray<string> | undefined
     /** The last moment at which a fault may begin, in milliseconds. Default 10,000. */
     readonly horizon?: number | undefined
     /** How long a fault may last, in milliseconds. Default 2,000. */
@@ -199,9 +234,16 @@ export const faultPlan = (
     readonly maxLength?: number | undefined
   } = {}
 ): Arbitrary.Arbitrary<ReadonlyArray<Faults.Step>> => {
-  const { faults, horizon, longest = 2000, maxLength = 3 } = options
+  const { faults, horizon, hosts = [], longest = 2000, maxLength = 3 } = options
+  const anyFault =
+    hosts.length < 2
+      ? fault
+      : Arbitrary.map(
+          Arbitrary.all({ isLink: oneOf([false, true]), link: linkFault(hosts), other: fault }),
+          ({ isLink, link, other }) => (isLink ? link : other)
+        )
   const possible: Arbitrary.Arbitrary<PossibleFault> =
-    faults === undefined ? Arbitrary.map(fault, (fault) => ({ fault })) : oneOf(faults)
+    faults === undefined ? Arbitrary.map(anyFault, (fault) => ({ fault })) : oneOf(faults)
   const timed = schedule(Arbitrary.all({ possible, for: int(1, longest) }), {
     horizon,
     maxLength: faults?.length === 0 ? 0 : maxLength

@@ -56,6 +56,8 @@ export type Fault =
   | { readonly _tag: "SegmentExhaustion" }
   | { readonly _tag: "DroppedApp" }
   | { readonly _tag: "ThreadKilled" }
+  | { readonly _tag: "Partition"; readonly from: string; readonly to: string; readonly oneWay?: true }
+  | { readonly _tag: "Hold"; readonly from: string; readonly to: string; readonly oneWay?: true }
 
 /**
  * Who is hit. What is left out does not matter; nothing at all means everybody.
@@ -101,6 +103,22 @@ export interface Step {
 }
 
 /**
+ * The ways between hosts, as a `TestNetwork` has them.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Ways {
+  /** What becomes of what is sent in one direction. */
+  readonly getState: (from: string, to: string) => "open" | "cut" | "held"
+  readonly setState: (
+    from: string,
+    to: string,
+    change: "partition" | "repair" | "hold" | "release"
+  ) => Effect.Effect<void, SessionError.SessionError>
+}
+
+/**
  * The service that injects faults.
  *
  * @category services
@@ -117,6 +135,8 @@ export class Faults extends Context.Service<
     readonly application: (application: Application.Application["Service"]) => Application.Application["Service"]
     /** Decorates memory. */
     readonly memory: (memory: Memory.SharedMemory["Service"]) => Memory.SharedMemory["Service"]
+    /** Lets faults cut and hold the ways between hosts, until the scope closes. A `TestNetwork` does so by itself. */
+    readonly network: (ways: Ways) => Effect.Effect<void, SessionError.SessionError, Scope.Scope>
   }
 >()("@cut-through/testing/Faults") {}
 
@@ -234,10 +254,51 @@ export const droppedApp: Fault = { _tag: "DroppedApp" }
  */
 export const threadKilled: Fault = { _tag: "ThreadKilled" }
 
+type LinkFault = Extract<Fault, { readonly _tag: "Partition" | "Hold" }>
+
+const link =
+  (_tag: LinkFault["_tag"]) =>
+  (from: string, to: string, options: { readonly oneWay?: boolean | undefined } = {}): Fault =>
+    options.oneWay === true ? { _tag, from, to, oneWay: true } : { _tag, from, to }
+
+/**
+ * The way between two hosts of a `TestNetwork` is cut, or only from the first
+ * one to the second, as with `TestNetwork.partition`; when the fault is over it
+ * is repaired, unless another one has it cut or held. Of a target only the
+ * probability and the time count.
+ *
+ * **Example** (A plan in which two hosts lose each other for a minute)
+ *
+ * ```ts
+ * import { Faults } from "@cut-through/testing"
+ *
+ * const plan: ReadonlyArray<Faults.Step> = [{ at: "10 seconds", for: "1 minute", fault: Faults.partition("a", "b") }]
+ *
+ * Faults.format(plan[0].fault) // => "Partition from=a to=b"
+ * ```
+ *
+ * @category faults
+ * @since 0.1.0
+ */
+export const partition: (from: string, to: string, options?: { readonly oneWay?: boolean | undefined }) => Fault =
+  link("Partition")
+
+/**
+ * What is between two hosts of a `TestNetwork` stays where it is, or only what
+ * goes from the first one to the second, as with `TestNetwork.hold`; when the
+ * fault is over it is released, unless another one has the way cut or held. Of a
+ * target only the probability and the time count.
+ *
+ * @category faults
+ * @since 0.1.0
+ */
+export const hold: (from: string, to: string, options?: { readonly oneWay?: boolean | undefined }) => Fault =
+  link("Hold")
+
 const isCount = (value: number, least: number) => Number.isSafeInteger(value) && value >= least
 
 const whyNotFault = (fault: Fault): SessionError.InvalidArgument | undefined => {
-  const wrong = (value: number, expected: string) =>
+  const wrong = (value: number | string, expected: string) =>
     new SessionError.InvalidArgument({ what: `the fault ${fault._tag}`, value: String(value), expected })
   switch (fault._tag) {
     case "Latency":
@@ -255,6 +316,9 @@ const whyNotFault = (fault: Fault): SessionError.InvalidArgument | undefined => 
       return isCount(fault.bytes, 1) ? undefined : wrong(fault.bytes, "a number of bytes, at least 1")
     case "ConnectionLimit":
       return isCount(fault.connections, 0) ? undefined : wrong(fault.connections, "a number of connections")
+    case "Partition":
+    case "Hold":
+      return fault.from !== fault.to ? undefined : wrong(fault.to, "another host than the one it is cut off from")
     default:
       return undefined
   }
@@ -330,6 +394,13 @@ class Injected implements Active {
   }
 }
 
+const isLink = (fault: Fault): fault is LinkFault => fault._tag === "Partition" || fault._tag === "Hold"
+
+/** Whether it is about this direction. */
+const isAbout = (fault: Fault, from: string, to: string): boolean =>
+  isLink(fault) &&
+  ((fault.from === from && fault.to === to) || (fault.oneWay !== true && fault.from === to && fault.to === from))
+
 const isAt = (dialled: Endpoint.Endpoint, wanted: NonNullable<Target["endpoint"]>): boolean => {
   if (typeof wanted === "number") return dialled.port === wanted
   return Endpoint.format(dialled) === (typeof wanted === "string" ? wanted : Endpoint.format(wanted))
@@ -361,6 +432,7 @@ export const make = (options: Options = {}): Effect.Effect<Faults["Service"]> =>
     const random = Prng.of(options.seed ?? seed, "faults")
     const injected: Array<Injected> = []
     const open = new Set<FaultyConnection>()
+    const networks = new Set<Ways>()
     let count = 0
 
     const matching = <Tag extends Fault["_tag"]>(
@@ -384,7 +456,39 @@ export const make = (options: Options = {}): Effect.Effect<Faults["Service"]> =>
       jitter: (limit) => (limit === 0 ? 0 : random.nextDoubleUnsafe() * limit)
     }
 
-    const start = (one: Injected): Effect.Effect<void> => {
+    /** Makes a way what all faults together say it is. */
+    const settle = (ways: Ways, from: string, to: string): Effect.Effect<void, SessionError.SessionError> =>
+      Effect.suspend(() => {
+        let wanted = "open"
+        for (const one of injected) {
+          if (!isAbout(one.fault, from, to) || !one.means(undefined, undefined, one)) continue
+          if (one.fault._tag === "Partition") wanted = "cut"
+          else if (wanted === "open") wanted = "held"
+        }
+        const { setState } = ways
+        const state = ways.getState(from, to)
+        if (state === wanted) return Effect.void
+        if (wanted === "cut") return setState(from, to, "partition")
+        const opened = setState(from, to, state === "cut" ? "repair" : "release")
+        if (wanted === "open") return opened
+        return Effect.andThen(state === "cut" ? opened : Effect.void, setState(from, to, "hold"))
+      })
+
+    const settleAll = (
+      { from, oneWay, to }: LinkFault,
+      all: Iterable<Ways> = networks
+    ): Effect.Effect<void, SessionError.SessionError> =>
+      Effect.forEach(
+        [...all],
+        (ways) => Effect.andThen(settle(ways, from, to), oneWay === true ? Effect.void : settle(ways, to, from)),
+        { discard: true }
+      )
+
+    const start = (one: Injected): Effect.Effect<void, SessionError.SessionError> => {
+      if (isLink(one.fault)) {
+        if (networks.size > 0) one.hits++
+        return settleAll(one.fault)
+      }
       if (one.fault._tag === "ThreadKilled") {
         one.hits++
         return options.kill?.(one.target.app) ?? Effect.void
@@ -413,10 +517,13 @@ export const make = (options: Options = {}): Effect.Effect<Faults["Service"]> =>
           }
           const scope = yield* Effect.scope
           const one = new Injected(fault, target, Prng.of(options.seed ?? seed, `fault ${count++}`))
-          const end = Effect.sync(() => {
+          const end = Effect.suspend(() => {
             const at = injected.indexOf(one)
-            if (at >= 0) injected.splice(at, 1)
+            if (at < 0) return Effect.void
+            injected.splice(at, 1)
             one.over.openUnsafe()
+            // There is nothing in it that was not there when it began.
+            return isLink(fault) ? Effect.ignore(settleAll(fault)) : Effect.void
           })
           yield* Effect.uninterruptible(
             Effect.suspend(() => {
@@ -430,6 +537,18 @@ export const make = (options: Options = {}): Effect.Effect<Faults["Service"]> =>
         }),
       active: () => injected.map(({ fault, hits, target }) => ({ fault, target, hits })),
       application: (application) => decorate(registry, application),
+      network: (ways) =>
+        Effect.gen(function* () {
+          yield* Effect.acquireRelease(
+            Effect.sync(() => networks.add(ways)),
+            () => Effect.sync(() => networks.delete(ways))
+          )
+          for (const one of injected) {
+            if (!isLink(one.fault)) continue
+            one.hits++
+            yield* settleAll(one.fault, [ways])
+          }
+        }),
       memory: (memory) => ({
         ...memory,
         allocate: (bytes, mappers) =>

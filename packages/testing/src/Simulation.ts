@@ -13,8 +13,9 @@
  * (`new Date()`, `process.hrtime` and random bytes of the platform are not seen:
  * keep away from them.)
  *
- * What has failed is made small: faults that are not needed are left out, and so
- * is every decision of the scheduler without which it fails just the same.
+ * What has failed is made small: faults that are not needed are left out, those
+ * that are become short and early, and every decision of the scheduler is left
+ * out without which it fails just the same.
  *
  * @since 0.1.0
  */
@@ -25,6 +26,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Faults from "./Faults.ts"
+import { watching } from "./internal/Foreign.ts"
 import { Prng } from "./internal/Prng.ts"
 import { Recorder } from "./internal/Recorder.ts"
 import { execute, type Outcome, type Problem } from "./internal/Run.ts"
@@ -134,18 +136,23 @@ const formatFaults = (faults: ReadonlyArray<Faults.Step>): string =>
     ? "no faults"
     : faults
         .map(({ at, fault, for: time, target }) => {
-          const from = Duration.toMillis(Duration.fromInputUnsafe(at))
-          return `${Faults.format(fault, target)} from ${from} ms to ${from + Duration.toMillis(Duration.fromInputUnsafe(time))} ms`
+          const from = millisOf(at)
+          return `${Faults.format(fault, target)} from ${from} ms to ${from + millisOf(time)} ms`
         })
         .join(" and ")
 
+const millisOf = (input: Duration.Input): number => Duration.toMillis(Duration.fromInputUnsafe(input))
+
 const DEFAULT_STEPS = 1_000_000
+
+/** How long runs follow on each other before others have their turn. */
+const SLICE_MILLIS = 10
 
 /** The faults of a seed. */
 const planOf = (seed: number, { faults = [], horizon = "10 seconds" }: Options): ReadonlyArray<Faults.Step> => {
   if (faults.length === 0) return []
   const random = Prng.of(seed, "plan")
-  const length = Math.max(1, Math.floor(Duration.toMillis(Duration.fromInputUnsafe(horizon))))
+  const length = Math.max(1, Math.floor(millisOf(horizon)))
   return Array.from({ length: random.below(4) }, () => {
     const { fault, target } = faults[random.below(faults.length)]
     const at = random.below(length)
@@ -224,6 +231,16 @@ const shrink = <A, E>(
   for (let at = 0; at < best.plan.length;) {
     if (!isBetter(best.plan.filter((_, other) => other !== at))) at++
   }
+  // Shorter and earlier, as long as that helps.
+  for (let at = 0; at < best.plan.length; at++) {
+    for (const key of ["for", "at"] as const) {
+      const least = key === "for" ? 1 : 0
+      while (millisOf(best.plan[at][key]) > least) {
+        const half = Math.max(least, Math.floor(millisOf(best.plan[at][key]) / 2))
+        if (!isBetter(best.plan.map((step, other) => (other === at ? { ...step, [key]: half } : step)))) break
+      }
+    }
+  }
   // Half of the decisions, a quarter, and so on down to one by one, as long as that helps.
   let size = needed(best.outcome.decisions)
   while (size >= 1 && mayTry()) {
@@ -287,37 +304,64 @@ export const run = <A, E>(
   program: Effect.Effect<A, E, Scope.Scope | Faults.Faults>,
   options: Options = {}
 ): Effect.Effect<Report, SimulationError> =>
-  Effect.gen(function* () {
-    const { maxShrinks = 500, maxSteps = DEFAULT_STEPS, runs = 100, seed: first = 0 } = options
+  Effect.suspend(() => {
+    const { runs = 100, seed: first = 0 } = options
     const histories = new Set<string>()
+    const once = withFaults(program, [])
     let steps = 0
-    for (let seed = first; seed < first + runs; seed++) {
-      const attempt = (
-        plan: ReadonlyArray<Faults.Step>,
-        decisions?: ReadonlyArray<number>,
-        isRecorded = false
-      ): Attempt<A, E> => ({
-        plan,
-        outcome: execute(withFaults(program, plan), { seed, decisions, isRecorded, maxSteps })
-      })
-      const once = attempt(planOf(seed, options))
-      if (kindOf(once.outcome) !== undefined) {
-        const small = shrink(once, maxShrinks, attempt)
-        const { outcome, plan } = attempt(small.plan, small.outcome.decisions, true)
-        const { exit, history, problem } = outcome
-        const failure = exit !== undefined && Exit.isFailure(exit) ? exit.cause : undefined
-        const why = problem !== undefined ? explain(problem) : failure === undefined ? "" : whyOf(failure)
-        const { decisions } = small.outcome
-        const counts = { needed: needed(decisions), of: decisions.length }
-        return yield* new SimulationError({ seed, why, failure, faults: plan, decisions: counts, history })
-      }
-      histories.add(once.outcome.fingerprint)
-      steps += once.outcome.steps
-      // A run is one call: others have their turn in between.
-      yield* Effect.yieldNow
+    let seed = first
+    /** Many runs, or the first one that fails. */
+    const go = (until: number): SimulationError | undefined => {
+      do {
+        const plan = planOf(seed, options)
+        const { maxSteps = DEFAULT_STEPS } = options
+        const attempted = plan.length === 0 ? once : withFaults(program, plan)
+        const outcome = execute(attempted, { seed, isRecorded: false, maxSteps })
+        if (kindOf(outcome) !== undefined) return explained(program, seed, options, { plan, outcome })
+        histories.add(outcome.fingerprint)
+        steps += outcome.steps
+        seed++
+      } while (seed < first + runs && Date.now() < until)
+      return undefined
     }
-    return { runs, steps, histories: histories.size }
+    const next = (): Effect.Effect<Report, SimulationError> => {
+      if (seed >= first + runs) return Effect.succeed({ runs, steps, histories: histories.size })
+      const error = watching(() => go(Date.now() + SLICE_MILLIS))
+      // Others have their turn in between.
+      return error === undefined ? Effect.andThen(Effect.yieldNow, Effect.suspend(next)) : Effect.fail(error)
+    }
+    return next()
   })
+
+/** How one has failed, made small. */
+const explained = <A, E>(
+  program: Effect.Effect<A, E, Scope.Scope | Faults.Faults>,
+  seed: number,
+  { maxShrinks = 500, maxSteps = DEFAULT_STEPS }: Options,
+  once: Attempt<A, E>
+): SimulationError => {
+  const attempt = (
+    plan: ReadonlyArray<Faults.Step>,
+    decisions?: ReadonlyArray<number>,
+    isRecorded = false
+  ): Attempt<A, E> => ({
+    plan,
+    outcome: execute(withFaults(program, plan), { seed, decisions, isRecorded, maxSteps })
+  })
+  const small = shrink(once, maxShrinks, attempt)
+  const { outcome, plan } = attempt(small.plan, small.outcome.decisions, true)
+  const isSame = kindOf(outcome) === kindOf(once.outcome)
+  const { exit, problem } = isSame ? outcome : once.outcome
+  const failure = exit !== undefined && Exit.isFailure(exit) ? exit.cause : undefined
+  const reason = problem !== undefined ? explain(problem) : failure === undefined ? "" : whyOf(failure)
+  const why = isSame
+    ? reason
+    : `${reason}, but not a second time: it depends on something that outlives a run, or that no seed decides`
+  const { history } = outcome
+  const { decisions } = small.outcome
+  const counts = { needed: needed(decisions), of: decisions.length }
+  return new SimulationError({ seed, why, failure, faults: plan, decisions: counts, history })
+}
 
 /**
  * Does the run of one seed again, whatever it comes to, and writes down all that
@@ -350,7 +394,7 @@ export const replay = <A, E>(
   Effect.sync(() => {
     const faults = planOf(seed, options)
     const { maxSteps = DEFAULT_STEPS } = options
-    const outcome = execute(withFaults(program, faults), { seed, isRecorded: true, maxSteps })
+    const outcome = watching(() => execute(withFaults(program, faults), { seed, isRecorded: true, maxSteps }))
     const { exit, fingerprint, history, problem } = outcome
     return { seed, exit, problem: problem === undefined ? undefined : explain(problem), faults, fingerprint, history }
   })

@@ -50,6 +50,28 @@ describe("arbitraries", () => {
     Effect.scoped(Faults.inject(fault)).pipe(Effect.provide(Faults.layer))
   )
 
+  const hosts = ["a", "b", "c"]
+  const network = TestNetwork.layer({ hosts: { a: "10.0.0.1", b: "10.0.0.2", c: "10.0.0.3" } })
+
+  it.effect.prop("so can every fault of the ways between hosts", [Arbitraries.linkFault(hosts)], ([fault]) =>
+    Effect.gen(function* () {
+      yield* Faults.inject(fault)
+      assert.strictEqual((yield* Faults.active)[0].hits, 1)
+    }).pipe(Effect.scoped, Effect.provide(network), Effect.provide(Faults.layer))
+  )
+
+  it.effect("a plan in which hosts lose each other shrinks to the shortest time that matters", () =>
+    Effect.gen(function* () {
+      const sample = yield* Arbitrary.sampleEffect(Arbitraries.faultPlan({ hosts }), { count: 100, seed: 1 })
+      const seen = new Set(sample.flat().map(({ fault }) => fault._tag))
+      for (const tag of ["Partition", "Hold", "Latency"]) assert.isTrue(seen.has(tag as Faults.Fault["_tag"]), tag)
+      const found = yield* smallest(Arbitraries.faultPlan({ hosts }), (plan) =>
+        plan.some((step) => step.fault._tag === "Partition" && Number(step.for) >= 500)
+      )
+      assert.deepStrictEqual(found, [{ at: 0, for: 500, fault: Faults.partition("a", "b") }])
+    })
+  )
+
   it.effect("plans keep to what they were given, and shrink to none", () =>
     Effect.gen(function* () {
       const plans = Arbitraries.faultPlan({
@@ -72,7 +94,7 @@ describe("arbitraries", () => {
 
   it.effect.prop(
     "whatever link and faults there are, bytes that arrive are the right ones",
-    { link: Arbitraries.link, plan: Arbitraries.faultPlan() },
+    { link: Arbitraries.link, plan: Arbitraries.faultPlan({ hosts: ["a", "b"] }) },
     ({ link, plan }) =>
       Simulation.run(
         Effect.gen(function* () {

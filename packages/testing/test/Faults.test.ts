@@ -477,4 +477,56 @@ describe("Faults", () => {
       Effect.provide(Layer.provideMerge(TestNetwork.layer({ hosts: { a: "10.0.0.1", b: "10.0.0.2" } }), Faults.layer))
     )
   )
+  const hosts = TestNetwork.layer({ hosts: { a: "10.0.0.1", b: "10.0.0.2" } })
+
+  const states = Effect.map(TestNetwork.TestNetwork, ({ getState }) => [getState("a", "b"), getState("b", "a")])
+
+  it.effect("ways between hosts are cut and held, by all faults together", () =>
+    Effect.gen(function* () {
+      assert.deepStrictEqual(yield* states, ["open", "open"])
+      const [one, two, three] = [yield* Scope.make(), yield* Scope.make(), yield* Scope.make()]
+      yield* Scope.provide(Faults.inject(Faults.hold("a", "b")), one)
+      assert.deepStrictEqual(yield* states, ["held", "held"])
+      yield* Scope.provide(Faults.inject(Faults.partition("b", "a", { oneWay: true })), two)
+      assert.deepStrictEqual(yield* states, ["held", "cut"])
+      yield* Scope.provide(Faults.inject(Faults.partition("a", "b")), three)
+      assert.deepStrictEqual(yield* states, ["cut", "cut"])
+      assert.deepStrictEqual(yield* hits, [1, 1, 1])
+      yield* Scope.close(three, Exit.void)
+      assert.deepStrictEqual(yield* states, ["held", "cut"])
+      yield* Scope.close(one, Exit.void)
+      assert.deepStrictEqual(yield* states, ["open", "cut"])
+      yield* Scope.close(two, Exit.void)
+      assert.deepStrictEqual(yield* states, ["open", "open"])
+      yield* Faults.inject(Faults.partition("a", "b"), { probability: 0 })
+      assert.deepStrictEqual(yield* states, ["open", "open"])
+      yield* Faults.inject(Faults.partition("a", "b"), { for: "1 second" })
+      assert.deepStrictEqual(yield* states, ["cut", "cut"])
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(yield* states, ["open", "open"])
+    }).pipe(Effect.scoped, Effect.provide(hosts), Effect.provide(Faults.layer))
+  )
+
+  it.effect("a way that is cut before there is a network is cut when there is one", () =>
+    Effect.gen(function* () {
+      yield* Faults.inject(Faults.hold("a", "b", { oneWay: true }))
+      assert.deepStrictEqual(yield* Effect.provide(states, hosts), ["held", "open"])
+      yield* Faults.inject(Faults.partition("a", "elsewhere"))
+      const error = yield* Effect.flip(Effect.provide(states, hosts))
+      assert.include(error.message, "elsewhere")
+    }).pipe(Effect.scoped, Effect.provide(Faults.layer))
+  )
+
+  it.effect("there is no way to who is not there, nor to oneself", () =>
+    Effect.gen(function* () {
+      for (const [from, to] of [
+        ["a", "elsewhere"],
+        ["a", "a"]
+      ] as const) {
+        const error = yield* Effect.flip(Effect.scoped(Faults.inject(Faults.partition(from, to))))
+        assert.strictEqual(error.reason._tag, "InvalidArgument")
+      }
+      assert.deepStrictEqual(yield* Faults.active, [])
+    }).pipe(Effect.scoped, Effect.provide(hosts), Effect.provide(Faults.layer))
+  )
 })

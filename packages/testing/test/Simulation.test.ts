@@ -9,14 +9,20 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as Ref from "effect/Ref"
 import * as TestClock from "effect/testing/TestClock"
-import { execFile } from "node:child_process"
-import { existsSync, readFileSync, rmSync } from "node:fs"
+import { execFile, spawn } from "node:child_process"
+import { randomBytes } from "node:crypto"
+import { createSocket } from "node:dgram"
+import { lookup } from "node:dns"
+import { existsSync, readFileSync, rmSync, stat } from "node:fs"
+import { connect, createServer } from "node:net"
 import { dirname } from "node:path"
 import { fileURLToPath } from "node:url"
 import { promisify } from "node:util"
+import { Worker } from "node:worker_threads"
 import { fingerprints, network, sessions, wakeUps } from "./simulation-fixtures.ts"
 
 const it = extend(base)
@@ -33,6 +39,9 @@ const deposits = Effect.gen(function* () {
   const sum = yield* Ref.get(balance)
   if (sum !== 20) return yield* Effect.fail(new Error(`the balance is ${sum}`))
 })
+
+/** Somebody else's, which has come true long ago. */
+const elsewhere = Promise.resolve()
 
 const failureOf = <A, E>(program: Effect.Effect<A, E, any>, options?: Simulation.Options) =>
   Effect.flip(Simulation.run(program, options))
@@ -91,7 +100,7 @@ describe("Simulation", () => {
       const found = yield* Effect.forEach([0, 1, 2, 3], (seed) => Simulation.replay(wakeUps["Queue"], seed))
       assert.deepStrictEqual(
         found.map(({ fingerprint }) => fingerprint),
-        ["8484e2ff", "738b87c2", "4552e97c", "cec567b5"]
+        ["b865a28e", "738b87c2", "4552e97c", "cec567b5"]
       )
     })
   )
@@ -148,26 +157,90 @@ describe("Simulation", () => {
     })
   )
 
-  const foreign: ReadonlyArray<readonly [string, () => void]> = [
-    ["a promise", () => void Promise.resolve()],
-    ["a timer (setTimeout or setInterval)", () => clearTimeout(setTimeout(() => {}, 1000))],
-    ["a timer (setTimeout or setInterval)", () => clearInterval(setInterval(() => {}, 1000))],
-    ["an immediate (setImmediate)", () => clearImmediate(setImmediate(() => {}))],
-    ["a microtask (queueMicrotask)", () => queueMicrotask(() => {})],
-    ["a tick (process.nextTick)", () => process.nextTick(() => {})],
-    ["MESSAGEPORT", () => new MessageChannel().port1.close()]
+  const foreign: ReadonlyArray<readonly [what: string, how: string, start: () => unknown]> = [
+    ["a promise", "made", () => Promise.resolve()],
+    ["a promise", "of somebody else, waited for", () => elsewhere.then(() => {})],
+    ["a promise", "of an async function", () => (async () => {})()],
+    ["a promise", "of import()", () => import("node:path")],
+    ["a promise", "of Atomics.waitAsync", () => Atomics.waitAsync(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1)],
+    ["a timer (setTimeout or setInterval)", "setTimeout", () => clearTimeout(setTimeout(() => {}, 1000))],
+    ["a timer (setTimeout or setInterval)", "setInterval", () => clearInterval(setInterval(() => {}, 1000))],
+    ["a timer (setTimeout or setInterval)", "AbortSignal.timeout", () => AbortSignal.timeout(1)],
+    ["an immediate (setImmediate)", "setImmediate", () => clearImmediate(setImmediate(() => {}))],
+    ["a microtask (queueMicrotask)", "queueMicrotask", () => queueMicrotask(() => {})],
+    ["a tick (process.nextTick)", "process.nextTick", () => process.nextTick(() => {})],
+    ["a message port (MESSAGEPORT)", "MessageChannel", () => new MessageChannel().port1.close()],
+    ["a message port (MESSAGEPORT)", "BroadcastChannel", () => new BroadcastChannel("simulation").close()],
+    ["a thread (WORKER)", "Worker", () => new Worker("", { eval: true }).unref()],
+    ["a TCP server (TCPSERVERWRAP)", "net.Server", () => createServer().listen(0).close()],
+    [
+      "a TCP socket (TCPWRAP)",
+      "net.Socket",
+      () =>
+        connect(1, "127.0.0.1")
+          .on("error", () => {})
+          .destroy()
+    ],
+    ["a UDP socket (UDPWRAP)", "dgram.Socket", () => createSocket("udp4").close()],
+    ["a file operation (FSREQCALLBACK)", "fs.stat", () => stat("/", () => {})],
+    ["a look-up of a name (GETADDRINFOREQWRAP)", "dns.lookup", () => lookup("localhost", () => {})],
+    ["a process (PROCESSWRAP)", "spawn", () => spawn(process.execPath, ["--version"]).unref()],
+    ["random bytes (RANDOMBYTESREQUEST)", "crypto.randomBytes", () => randomBytes(1, () => {})]
   ]
-  for (const [what, start] of foreign) {
-    base.effect(`has no power over ${what}, and says where it was started: ${start}`, () =>
+  for (const [what, how, start] of foreign) {
+    base.effect(`has no power over ${what}, and says where it was started: ${how}`, () =>
       Effect.gen(function* () {
-        const error = yield* failureOf(Effect.delay(Effect.sync(start), "1 second"), { runs: 1 })
+        const program = Effect.delay(
+          Effect.sync(() => void start()),
+          "1 second"
+        )
+        const error = yield* failureOf(program, { runs: 1 })
         assert.include(error.why, `it has started ${what}, which a simulation has no power over, at `)
         assert.include(error.why, "Simulation.test.ts")
         // It is over: what happens now is nobody's fault.
         yield* Effect.promise(() => Promise.resolve())
+        yield* Simulation.run(Effect.sleep("1 second"), { runs: 1 })
       })
     )
   }
+
+  base.effect("has no power over what Effect waits for outside", () =>
+    Effect.gen(function* () {
+      for (const program of [Effect.promise(() => elsewhere), Effect.tryPromise(() => elsewhere)]) {
+        const { why } = yield* failureOf(Effect.all([program, program], { concurrency: 2 }), { runs: 1 })
+        assert.include(why, "it has started a promise, which a simulation has no power over, at ")
+      }
+    })
+  )
+
+  base.effect("says so when it does not fail a second time", () =>
+    Effect.gen(function* () {
+      let runs = 0
+      const program = Effect.suspend(() => (++runs === 5 ? Effect.fail("only once") : Effect.void))
+      const error = yield* failureOf(program, { runs: 10 })
+      assert.strictEqual(error.seed, 4)
+      assert.strictEqual(
+        error.why,
+        "only once, but not a second time: it depends on something that outlives a run, or that no seed decides"
+      )
+    })
+  )
+
+  base.effect("errors have no stack traces, except in the run that is shown", () =>
+    Effect.gen(function* () {
+      const before = Error.stackTraceLimit
+      const lines: Array<number> = []
+      const program = Effect.suspend(() => {
+        const error = new Error("it has failed")
+        lines.push(error.stack?.split("\n").length ?? 0)
+        return Effect.fail(error)
+      })
+      yield* failureOf(program, { runs: 1 })
+      assert.strictEqual(lines[0], 1)
+      assert.isAbove(lines.at(-1)!, 1)
+      assert.strictEqual(Error.stackTraceLimit, before)
+    })
+  )
 
   base.effect("a program that waits for ever, goes round in a circle, or leaves somebody behind", () =>
     Effect.gen(function* () {
@@ -251,6 +324,87 @@ describe("Simulation", () => {
         "DroppedApp"
       )
       assert.isTrue(error.history.some((line) => line.includes("a to b: connect 10.0.0.1:49152->10.0.0.2:7000")))
+    })
+  )
+
+  /** Asks every second, and expects an answer within two. */
+  const asking = Effect.gen(function* () {
+    const endpoint = yield* TestNetwork.endpoint("b", 7000)
+    const listener = yield* TestNetwork.on("b", Application.listen(endpoint))
+    yield* Effect.forkScoped(
+      listener.run((connection) => Effect.forever(Effect.flatMap(connection.read, connection.write)))
+    )
+    const connection = yield* TestNetwork.on("a", Application.connect(endpoint))
+    for (let i = 0; i < 10; i++) {
+      yield* Effect.sleep("1 second")
+      yield* connection.write(Uint8Array.of(1, 2, 3))
+      const answer = yield* Effect.timeoutOption(connection.read, "2 seconds")
+      if (Option.isNone(answer)) return yield* Effect.fail(new Error("no answer"))
+    }
+    return yield* TestNetwork.history
+  }).pipe(
+    Effect.scoped,
+    Effect.provide(
+      TestNetwork.layer({ hosts: { a: "10.0.0.1", b: "10.0.0.2", c: "10.0.0.3" }, link: { latency: "10 millis" } })
+    )
+  )
+
+  const links = [
+    { fault: Faults.partition("a", "b") },
+    { fault: Faults.hold("a", "b", { oneWay: true }) },
+    { fault: Faults.partition("a", "c") },
+    { fault: Faults.hold("b", "c") },
+    { fault: Faults.slice(1) }
+  ]
+
+  for (const [kind, { fault }] of Object.entries({ Partition: links[0], Hold: links[1] })) {
+    base.effect(`hosts lose each other by plan, and it is the least that it takes: ${kind}`, () =>
+      Effect.gen(function* () {
+        const faults = [{ fault }, ...links.slice(2)]
+        const error = yield* failureOf(asking, { runs: 200, faults })
+        assert.strictEqual(error.why, "Error: no answer")
+        assert.deepStrictEqual(
+          error.faults.map(({ fault }) => fault),
+          [fault]
+        )
+        // One that begins at once and takes half as long would not be enough.
+        const [{ at, for: time }] = error.faults
+        assert.isAtMost(Number(at), 10_000)
+        assert.isAbove(Number(time), 1000)
+        assert.isAtMost(Number(time), 4500)
+        assert.strictEqual(error.decisions.needed, 0)
+        assert.include(error.message, Faults.format(fault))
+        // The seed's own plan, whole, twice.
+        const [one, two] = yield* Effect.all([
+          Simulation.replay(asking, error.seed, { faults }),
+          Simulation.replay(asking, error.seed, { faults })
+        ])
+        assert.deepStrictEqual(two.history, one.history)
+        assert.deepStrictEqual(two.faults, one.faults)
+        assert.include(
+          one.faults.map(({ fault }) => fault),
+          fault
+        )
+        assert.isTrue(one.exit !== undefined && Exit.isFailure(one.exit))
+        if (kind === "Partition") assert.isTrue(error.history.some((line) => line.includes("a to b: lost 3 bytes")))
+      })
+    )
+  }
+
+  base.effect("hosts that lose each other for a short time find each other again", () =>
+    Effect.gen(function* () {
+      // A fault is over within a second, and TCP sends again what was lost.
+      const short = links.map(({ fault }) => ({ fault, target: { for: "1 second" as const } }))
+      const { histories } = yield* Simulation.run(asking, { runs: 100, faults: short })
+      assert.isAbove(histories, 50)
+      const lost = yield* Effect.forEach(Array.from({ length: 20 }), (_, seed) =>
+        Effect.map(Simulation.replay(asking, seed, { faults: short.slice(0, 1) }), ({ exit }) =>
+          exit !== undefined && Exit.isSuccess(exit)
+            ? exit.value.filter(({ what }) => what.startsWith("lost")).length
+            : 0
+        )
+      )
+      assert.isAbove(Math.max(...lost), 0)
     })
   )
 

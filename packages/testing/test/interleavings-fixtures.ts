@@ -560,16 +560,14 @@ const HEADER = {
   minAlloc: 2,
   tail: 16,
   "tail chunk": 17,
-  end: 18,
+  writer: 18,
   head: 32,
   "head chunk": 33,
-  stop: 34,
+  reader: 34,
   event: 48,
   want: 49,
   threshold: 50,
-  told: 51,
-  reset: 52,
-  gone: 53
+  told: 51
 } as const
 
 /** Nothing in the FIFO's list is free, nor in it twice, and the list begins where the head is or before it. */

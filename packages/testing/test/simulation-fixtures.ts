@@ -4,49 +4,69 @@ import { Leaks, Simulation, TestNetwork } from "@cut-through/testing"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import * as PubSub from "effect/PubSub"
 import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
+import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
+import * as SubscriptionRef from "effect/SubscriptionRef"
 
-/** Two that wait for the same thing in different ways, and a third that makes it happen. Returns who came first. */
+/** Three that wait, each in a fiber, and one that makes happen later what they wait for. Returns who came first. */
+const whoIsFirst = (waits: Effect.Effect<unknown>, wake: Effect.Effect<unknown> = Effect.void): Effect.Effect<string> =>
+  Effect.suspend(() => {
+    const order: Array<string> = []
+    const wait = (name: string) => Effect.map(waits, () => order.push(name))
+    const all = Effect.all([wait("a"), wait("b"), wait("c"), Effect.delay(wake, 1)], { concurrency: 4 })
+    return Effect.map(all, () => order.join(""))
+  })
+
+/** All the ways in which fibers of Effect are woken. */
 export const wakeUps: { readonly [kind: string]: Effect.Effect<string> } = {
   callback: Effect.suspend(() => {
-    const order: Array<string> = []
     const resumes: Array<() => void> = []
-    const wait = (name: string) =>
-      Effect.map(
-        Effect.callback<void>((resume) => void resumes.push(() => resume(Effect.void))),
-        () => order.push(name)
-      )
-    const wake = Effect.sync(() => {
-      for (const resume of resumes) resume()
-    })
-    return Effect.as(
-      Effect.all([wait("a"), wait("b"), wait("c"), Effect.delay(wake, 1)], { concurrency: 4 }),
-      order
-    ).pipe(Effect.map((order) => order.join("")))
+    return whoIsFirst(
+      Effect.callback<void>((resume) => void resumes.push(() => resume(Effect.void))),
+      Effect.sync(() => {
+        for (const resume of resumes) resume()
+      })
+    )
   }),
-  Deferred: Effect.gen(function* () {
-    const order: Array<string> = []
-    const deferred = yield* Deferred.make<void>()
-    const wait = (name: string) => Effect.map(Deferred.await(deferred), () => order.push(name))
-    const wake = Effect.delay(Deferred.succeed(deferred, undefined), 1)
-    yield* Effect.all([wait("a"), wait("b"), wait("c"), wake], { concurrency: 4 })
-    return order.join("")
+  Deferred: Effect.flatMap(Deferred.make<void>(), (deferred) =>
+    whoIsFirst(Deferred.await(deferred), Deferred.succeed(deferred, undefined))
+  ),
+  Queue: Effect.flatMap(Queue.unbounded<number>(), (queue) =>
+    whoIsFirst(Queue.take(queue), Queue.offerAll(queue, [1, 2, 3]))
+  ),
+  "full Queue": Effect.gen(function* () {
+    const queue = yield* Queue.bounded<number>(1)
+    yield* Queue.offer(queue, 0)
+    return yield* whoIsFirst(Queue.offer(queue, 1), Effect.replicateEffect(Queue.take(queue), 4))
   }),
-  Queue: Effect.gen(function* () {
-    const order: Array<string> = []
-    const queue = yield* Queue.unbounded<number>()
-    const wait = (name: string) => Effect.map(Queue.take(queue), () => order.push(name))
-    const wake = Effect.delay(Queue.offerAll(queue, [1, 2, 3]), 1)
-    yield* Effect.all([wait("a"), wait("b"), wait("c"), wake], { concurrency: 4 })
-    return order.join("")
+  Latch: Effect.flatMap(Latch.make(), (latch) => whoIsFirst(latch.await, latch.open)),
+  Semaphore: Effect.gen(function* () {
+    const semaphore = yield* Semaphore.make(3)
+    yield* Semaphore.take(semaphore, 3)
+    // They are woken in the order in which they have come.
+    const wait = Effect.andThen(Effect.yieldNow, Semaphore.take(semaphore, 1))
+    return yield* whoIsFirst(wait, Semaphore.release(semaphore, 3))
   }),
-  sleep: Effect.gen(function* () {
-    const order: Array<string> = []
-    const wait = (name: string) => Effect.map(Effect.sleep("1 second"), () => order.push(name))
-    yield* Effect.all([wait("a"), wait("b"), wait("c")], { concurrency: 3 })
-    return order.join("")
+  PubSub: Effect.flatMap(PubSub.unbounded<number>(), (pubSub) =>
+    whoIsFirst(Effect.scoped(Effect.flatMap(PubSub.subscribe(pubSub), PubSub.take)), PubSub.publish(pubSub, 1))
+  ),
+  SubscriptionRef: Effect.flatMap(SubscriptionRef.make(0), (ref) =>
+    whoIsFirst(
+      Stream.runDrain(Stream.take(SubscriptionRef.changes(ref), 2)),
+      Effect.delay(SubscriptionRef.set(ref, 1), "1 second")
+    )
+  ),
+  Stream: Effect.flatMap(Queue.unbounded<number>(), (queue) =>
+    whoIsFirst(Stream.runHead(Stream.fromEffect(Queue.take(queue))), Queue.offerAll(queue, [1, 2, 3]))
+  ),
+  sleep: whoIsFirst(Effect.sleep("1 second")),
+  join: Effect.gen(function* () {
+    const fiber = yield* Effect.forkChild(Effect.sleep("1 second"))
+    return yield* whoIsFirst(Fiber.join(fiber))
   }),
   fork: Effect.gen(function* () {
     const order: Array<string> = []

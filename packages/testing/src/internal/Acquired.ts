@@ -35,7 +35,7 @@ export const placeOf = (made: object): string | undefined => {
 }
 
 /** Tables that note where everything in them comes from. */
-export const layerConnections: Layer.Layer<Connections.Connections> = Layer.sync(Connections.Connections, () => {
+export const makeConnections = (): Connections.Connections["Service"] => {
   const connections = Connections.make()
   return Connections.Connections.of({
     ...connections,
@@ -48,4 +48,10 @@ export const layerConnections: Layer.Layer<Connections.Connections> = Layer.sync
       return connections.addHalfOpen(halfOpen)
     }
   })
-})
+}
+
+/** {@link makeConnections} for those who use this layer. */
+export const layerConnections: Layer.Layer<Connections.Connections> = Layer.sync(
+  Connections.Connections,
+  makeConnections
+)

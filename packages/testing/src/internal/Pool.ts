@@ -21,30 +21,30 @@ const poolOf = Effect.gen(function* () {
   return made
 })
 
-/** Shared memory out of what is left of others that have used this layer. */
-export const layerPooled: Layer.Layer<SharedMemory.SharedMemory> = Layer.effect(
-  SharedMemory.SharedMemory,
-  Effect.map(poolOf, (pool) => {
-    const own = new Map<SharedMemory.Region, number>()
-    const adopt = (region: SharedMemory.Region): SharedMemory.Region => {
-      own.set(region, region.words.byteLength)
-      return region
-    }
-    return SharedMemory.SharedMemory.of({
-      allocate: (bytes, mappers) => Effect.map(pool.allocate(bytes, mappers), adopt),
-      tryAllocate: (bytes, mappers) => {
-        const region = pool.tryAllocate(bytes, mappers)
-        return region === undefined ? undefined : adopt(region)
-      },
-      release: (region, touched) => {
-        own.delete(region)
-        pool.release(region, touched)
-      },
-      stats: () => ({
-        ...pool.stats(),
-        regions: own.size,
-        bytes: [...own.values()].reduce((sum, bytes) => sum + bytes, 0)
-      })
+/** Shared memory out of what is left of others that have been made in this way. */
+export const makePooled: Effect.Effect<Memory> = Effect.map(poolOf, (pool) => {
+  const own = new Map<SharedMemory.Region, number>()
+  const adopt = (region: SharedMemory.Region): SharedMemory.Region => {
+    own.set(region, region.words.byteLength)
+    return region
+  }
+  return SharedMemory.SharedMemory.of({
+    allocate: (bytes, mappers) => Effect.map(pool.allocate(bytes, mappers), adopt),
+    tryAllocate: (bytes, mappers) => {
+      const region = pool.tryAllocate(bytes, mappers)
+      return region === undefined ? undefined : adopt(region)
+    },
+    release: (region, touched) => {
+      own.delete(region)
+      pool.release(region, touched)
+    },
+    stats: () => ({
+      ...pool.stats(),
+      regions: own.size,
+      bytes: [...own.values()].reduce((sum, bytes) => sum + bytes, 0)
     })
   })
-)
+})
+
+/** {@link makePooled} for those who use this layer. */
+export const layerPooled: Layer.Layer<SharedMemory.SharedMemory> = Layer.effect(SharedMemory.SharedMemory, makePooled)

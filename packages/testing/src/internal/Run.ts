@@ -6,14 +6,15 @@
  */
 import * as Console from "effect/Console"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Random from "effect/Random"
-import type * as Scheduler from "effect/Scheduler"
+import * as Scheduler from "effect/Scheduler"
 import type { TestClock } from "effect/testing/TestClock"
-import { watchForeign } from "./Foreign.ts"
+import { type Found, foundForeign, owning } from "./Foreign.ts"
 import { Prng } from "./Prng.ts"
 import { Recorder } from "./Recorder.ts"
 import { Seed } from "./Seed.ts"
@@ -22,7 +23,7 @@ import { Seed } from "./Seed.ts"
 export type Problem =
   | { readonly _tag: "Stuck"; readonly fibers: number }
   | { readonly _tag: "Endless"; readonly steps: number }
-  | { readonly _tag: "Foreign"; readonly what: string; readonly where: string }
+  | ({ readonly _tag: "Foreign" } & Found)
   | { readonly _tag: "LeftOver"; readonly fibers: number; readonly sleeps: number }
 
 export interface Outcome<A, E> {
@@ -55,153 +56,173 @@ interface FiberState {
 
 type AnyFiber = Fiber.Fiber<unknown, unknown>
 
+interface Sleep {
+  readonly at: number
+  readonly resume: () => void
+}
+
+/** What a history is made of. The numbers are part of what fingerprints are made of. */
+const BEGINS = 1
+const WOKEN = 2
+const GOES_ON = 3
+const HELD_UP = 4
+const CHOSEN = 5
+const PASSED = 6
+
 /** The scheduler, the clock, and what they write down. */
 class World implements Scheduler.Scheduler {
   readonly executionMode = "async"
-  readonly clock: TestClock
   readonly decisions: Array<number> = []
   readonly history: Array<string> = []
   readonly fibers: Map<AnyFiber, FiberState> = new Map()
   readonly tasks: Array<() => void> = []
-  readonly sleeps: Array<{ readonly at: number; readonly resume: () => void }> = []
+  readonly sleeps: Array<Sleep> = []
+  readonly random: Prng
   now = 0
   private hash = 0x811c9dc5
-  private readonly random: Prng
+  private readonly schedule: Prng
   private readonly given: ReadonlyArray<number> | undefined
   private readonly isRecorded: boolean
   /** How often a fiber is made to yield somewhere: in some runs never, in some at every turn. */
   private readonly eagerness: number
+  private readonly dispatcher: Scheduler.SchedulerDispatcher
+  // Most questions are about the fiber that the last one was about.
+  private asked: AnyFiber | undefined
+  private state: FiberState | undefined
 
   constructor({ decisions, isRecorded, seed }: Options) {
-    this.random = Prng.of(seed, "schedule")
-    this.eagerness = [0, 1, 2, 6][this.random.below(4)] / 6
+    this.random = Prng.of(seed, "random")
+    this.schedule = Prng.of(seed, "schedule")
+    this.eagerness = [0, 1, 2, 6][this.schedule.below(4)] / 6
     this.given = decisions
     this.isRecorded = isRecorded
-    this.clock = this.makeClock()
+    const { tasks } = this
+    this.dispatcher = {
+      scheduleTask: (task) => void tasks.push(task),
+      flush: () => {
+        while (tasks.length > 0) tasks.shift()!()
+      }
+    }
   }
 
   get fingerprint(): string {
     return (this.hash >>> 0).toString(16).padStart(8, "0")
   }
 
-  record(line: () => string, ...facts: ReadonlyArray<number>): void {
-    for (const fact of facts) this.hash = Math.imul(this.hash ^ fact, 0x01000193) ^ (this.hash >>> 15)
-    if (this.isRecorded) this.history.push(`${this.now} ms: ${line()}`)
+  private record(kind: number, fact: number): void {
+    this.mix(kind)
+    this.mix(fact)
+    if (this.isRecorded) this.history.push(`${this.now} ms: ${this.describe(kind, fact)}`)
+  }
+
+  private describe(kind: number, fact: number): string {
+    switch (kind) {
+      case BEGINS:
+        return `fiber ${fact} begins`
+      case WOKEN:
+        return `fiber ${fact} is woken`
+      case GOES_ON:
+        return `fiber ${fact} goes on`
+      case HELD_UP:
+        return `fiber ${fact} is held up`
+      case CHOSEN:
+        return `task ${fact + 1} of ${this.tasks.length} is next`
+      default:
+        return "time has passed"
+    }
   }
 
   /** What somebody else has to say, who is part of the history, too. */
   say(line: string): void {
-    for (let i = 0; i < line.length; i++) this.record0(line.charCodeAt(i))
+    for (let i = 0; i < line.length; i++) this.mix(line.charCodeAt(i))
     if (this.isRecorded) this.history.push(`${this.now} ms: ${line}`)
   }
 
-  private record0(fact: number): void {
+  private mix(fact: number): void {
     this.hash = Math.imul(this.hash ^ fact, 0x01000193) ^ (this.hash >>> 15)
   }
 
-  /** A decision among `limit` possibilities. */
-  private decide(draw: () => number, limit: number): number {
-    const at = this.decisions.length
-    const decision = this.given === undefined ? draw() : Math.min(this.given[at] ?? 0, limit - 1)
-    this.decisions.push(decision)
+  /** A decision among `limit` possibilities: the one drawn, or that which was written down. */
+  private decide(drawn: number, limit: number): number {
+    const { decisions, given } = this
+    const decision = given === undefined ? drawn : Math.min(given[decisions.length] ?? 0, limit - 1)
+    decisions.push(decision)
     return decision
   }
 
   // A fiber that is woken on somebody's stack waits for its turn like everybody else; one that has had its turn goes on,
   // and one that begins does so, because whoever starts it may count on that.
   shouldYield(fiber: AnyFiber): boolean {
-    const state = this.fibers.get(fiber)
+    if (fiber !== this.asked) {
+      this.asked = fiber
+      this.state = this.fibers.get(fiber)
+    }
+    const { state } = this
     if (state === undefined) {
-      const made = { name: this.fibers.size + 1, isQueued: false, budget: this.budget() }
-      this.fibers.set(fiber, made)
-      this.record(() => `fiber ${made.name} begins`, 1, made.name)
+      const name = this.fibers.size + 1
+      this.state = { name, isQueued: false, budget: this.budget() }
+      this.fibers.set(fiber, this.state)
+      this.record(BEGINS, name)
       return false
     }
-    if (fiber.currentOpCount === 1) {
+    const { currentOpCount } = fiber
+    if (currentOpCount === 1) {
       state.isQueued = !state.isQueued
       if (state.isQueued) {
-        this.record(() => `fiber ${state.name} is woken`, 2, state.name)
+        this.record(WOKEN, state.name)
         return true
       }
-      this.record(() => `fiber ${state.name} goes on`, 3, state.name)
+      this.record(GOES_ON, state.name)
       state.budget = this.budget()
       return false
     }
-    if (state.budget === 0 || fiber.currentOpCount < state.budget) return false
-    this.record(() => `fiber ${state.name} is held up`, 4, state.name)
+    if (state.budget === 0 || currentOpCount < state.budget) return false
+    this.record(HELD_UP, state.name)
     state.isQueued = true
     return true
   }
 
   private budget(): number {
-    const { eagerness, random } = this
+    const { eagerness, schedule } = this
     // With fewer than three a fiber would do nothing but yield.
-    const draw = () => (random.nextDoubleUnsafe() < eagerness ? 1 + random.below(24) : 0)
-    const decision = this.decide(draw, 25)
+    const decision = this.decide(schedule.nextDoubleUnsafe() < eagerness ? 1 + schedule.below(24) : 0, 25)
     return decision === 0 ? 0 : decision + 2
   }
 
   makeDispatcher(): Scheduler.SchedulerDispatcher {
-    return {
-      scheduleTask: (task) => void this.tasks.push(task),
-      flush: () => {
-        while (this.tasks.length > 0) this.tasks.shift()!()
-      }
-    }
+    return this.dispatcher
   }
 
   /** Runs one task, or lets time pass until there is one; false when nothing will ever happen again. */
   step(): boolean {
     const { tasks } = this
-    if (tasks.length === 0) return this.pass()
     const count = tasks.length
-    const chosen = count === 1 ? 0 : this.decide(() => this.random.below(count), count)
-    if (chosen > 0) this.record(() => `task ${chosen + 1} of ${count} is next`, 5, chosen)
-    const [task] = tasks.splice(chosen, 1)
+    if (count === 0) return this.pass()
+    const chosen = count === 1 ? 0 : this.decide(this.schedule.below(count), count)
+    if (chosen > 0) this.record(CHOSEN, chosen)
+    const task = tasks[chosen]
+    if (chosen === 0) tasks.shift()
+    else tasks.splice(chosen, 1)
     task()
     return true
   }
 
   private pass(): boolean {
-    const next = this.sleeps[0]
-    if (next === undefined) return false
-    this.now = next.at
-    this.record(() => "time has passed", 6, Math.round(this.now * 1000))
-    while (this.sleeps.length > 0 && this.sleeps[0].at <= this.now) this.sleeps.shift()!.resume()
+    const { sleeps } = this
+    if (sleeps.length === 0) return false
+    this.now = sleeps[0].at
+    this.record(PASSED, Math.round(this.now * 1000))
+    while (sleeps.length > 0 && sleeps[0].at <= this.now) sleeps.shift()!.resume()
     return true
   }
 
-  private makeClock(): TestClock {
-    const millis = () => Math.floor(this.now)
-    const nanos = () => BigInt(Math.round(this.now * 1_000_000))
-    const sleep = (duration: Duration.Duration): Effect.Effect<void> => {
-      const length = Duration.toMillis(duration)
-      if (!(length > 0)) return Effect.void
-      if (length === Infinity) return Effect.never
-      return Effect.callback<void>((resume) => {
-        // In whole nanoseconds, or sums of many would be off by a bit that nobody can explain.
-        const sleep = { at: Math.round((this.now + length) * 1_000_000) / 1_000_000, resume: () => resume(Exit.void) }
-        const at = this.sleeps.findIndex((other) => other.at > sleep.at)
-        this.sleeps.splice(at < 0 ? this.sleeps.length : at, 0, sleep)
-        return Effect.sync(() => {
-          const at = this.sleeps.indexOf(sleep)
-          if (at >= 0) this.sleeps.splice(at, 1)
-        })
-      })
-    }
-    return {
-      currentTimeMillisUnsafe: millis,
-      currentTimeNanosUnsafe: nanos,
-      monotonicTimeNanosUnsafe: nanos,
-      currentTimeMillis: Effect.sync(millis),
-      currentTimeNanos: Effect.sync(nanos),
-      monotonicTimeNanos: Effect.sync(nanos),
-      sleep,
-      // Time passes by itself, as soon as nobody has anything else to do.
-      adjust: (duration) => sleep(Duration.fromInputUnsafe(duration)),
-      setTime: (timestamp) => Effect.suspend(() => sleep(Duration.millis(timestamp - this.now))),
-      withLive: (effect) => effect
-    }
+  /** Lets go of all that belongs to the run, whoever still holds on to the world. */
+  forget(): void {
+    this.fibers.clear()
+    this.tasks.length = 0
+    this.sleeps.length = 0
+    this.asked = undefined
+    this.state = undefined
   }
 
   /** Fibers that have begun and not ended. */
@@ -209,6 +230,69 @@ class World implements Scheduler.Scheduler {
     let count = 0
     for (const fiber of this.fibers.keys()) if (fiber.pollUnsafe() === undefined) count++
     return count
+  }
+}
+
+/** The time of a world. It passes by itself, as soon as nobody has anything else to do. */
+class WorldClock implements TestClock {
+  private readonly world: World
+
+  constructor(world: World) {
+    this.world = world
+  }
+
+  currentTimeMillisUnsafe(): number {
+    return Math.floor(this.world.now)
+  }
+
+  currentTimeNanosUnsafe(): bigint {
+    return BigInt(Math.round(this.world.now * 1_000_000))
+  }
+
+  monotonicTimeNanosUnsafe(): bigint {
+    return this.currentTimeNanosUnsafe()
+  }
+
+  get currentTimeMillis(): Effect.Effect<number> {
+    return Effect.sync(() => this.currentTimeMillisUnsafe())
+  }
+
+  get currentTimeNanos(): Effect.Effect<bigint> {
+    return Effect.sync(() => this.currentTimeNanosUnsafe())
+  }
+
+  get monotonicTimeNanos(): Effect.Effect<bigint> {
+    return this.currentTimeNanos
+  }
+
+  sleep(duration: Duration.Duration): Effect.Effect<void> {
+    const length = Duration.toMillis(duration)
+    if (!(length > 0)) return Effect.void
+    if (length === Infinity) return Effect.never
+    const { sleeps } = this.world
+    return Effect.callback<void>((resume) => {
+      // In whole nanoseconds, or sums of many would be off by a bit that nobody can explain.
+      const at = Math.round((this.world.now + length) * 1_000_000) / 1_000_000
+      const sleep: Sleep = { at, resume: () => resume(Exit.void) }
+      const before = sleeps.findIndex((other) => other.at > at)
+      sleeps.splice(before < 0 ? sleeps.length : before, 0, sleep)
+      return Effect.sync(() => {
+        const at = sleeps.indexOf(sleep)
+        if (at >= 0) sleeps.splice(at, 1)
+      })
+    })
+  }
+
+  adjust(duration: Duration.Input): Effect.Effect<void> {
+    return this.sleep(Duration.fromInputUnsafe(duration))
+  }
+
+  setTime(timestamp: number): Effect.Effect<void> {
+    return Effect.suspend(() => this.sleep(Duration.millis(timestamp - this.world.now)))
+  }
+
+  withLive<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
+    return effect
   }
 }
 
@@ -229,53 +313,56 @@ const show = (value: unknown): string => {
   }
 }
 
-/** Runs a program, from its beginning to its end. */
+const servicesOf = (world: World, seed: number): Context.Context<never> =>
+  Context.makeUnsafe(
+    new Map<string, unknown>([
+      [Scheduler.Scheduler.key, world],
+      [Clock.Clock.key, new WorldClock(world)],
+      [Random.Random.key, world.random],
+      [Seed.key, seed],
+      [Recorder.key, (line: string) => world.say(line)],
+      [Console.Console.key, consoleOf(world)]
+    ])
+  )
+
+/** Runs a program, from its beginning to its end. To be called within `watching`. */
 export const execute = <A, E>(program: Effect.Effect<A, E>, options: Options): Outcome<A, E> => {
   const world = new World(options)
-  const random = Prng.of(options.seed, "random")
   let problem: Problem | undefined
-  const foreign = watchForeign({ now: () => world.now, random: () => random.nextDoubleUnsafe() })
-  let fiber: Fiber.Fiber<A, E>
+  let exit: Exit.Exit<A, E> | undefined
   let steps = 0
-  try {
-    fiber = Effect.runFork(
-      program.pipe(
-        Effect.provideService(Clock.Clock, world.clock),
-        Effect.provideService(Random.Random, random),
-        Effect.provideService(Seed, options.seed),
-        Effect.provideService(Recorder, (line) => world.say(line)),
-        Effect.provideService(Console.Console, consoleOf(world))
-      ),
-      { scheduler: world }
-    )
-    const isDone = () => fiber.pollUnsafe() !== undefined
-    while (!isDone() && problem === undefined) {
+  const run = () => {
+    const fiber = Effect.runForkWith(servicesOf(world, options.seed))(program)
+    while (fiber.pollUnsafe() === undefined && problem === undefined) {
       const hasMore = world.step()
-      if (foreign.found !== undefined) problem = { _tag: "Foreign", ...foreign.found }
+      const found = foundForeign()
+      if (found !== undefined) problem = { _tag: "Foreign", ...found }
       else if (!hasMore) problem = { _tag: "Stuck", fibers: world.unfinished }
       else if (++steps > options.maxSteps) problem = { _tag: "Endless", steps: options.maxSteps }
     }
-    if (problem === undefined && foreign.found !== undefined) problem = { _tag: "Foreign", ...foreign.found }
     // Who was interrupted in the end may still have something to do, but nobody waits for time to pass.
     for (let left = options.maxSteps; left > 0 && world.tasks.length > 0; left--) world.step()
+    const found = foundForeign()
+    if (problem === undefined && found !== undefined) problem = { _tag: "Foreign", ...found }
     if (problem === undefined && world.unfinished > 0) {
       problem = { _tag: "LeftOver", fibers: world.unfinished, sleeps: world.sleeps.length }
     }
-    if (problem !== undefined) {
+    if (problem === undefined) exit = fiber.pollUnsafe()
+    else {
       // So that nothing of this run is left for the next.
       for (const left of world.fibers.keys()) left.interruptUnsafe()
       for (let left = options.maxSteps; left > 0 && world.tasks.length + world.sleeps.length > 0; left--) world.step()
     }
+  }
+  // Errors are values here, and most of them expected. Where they come from matters to those who look at a run.
+  const { stackTraceLimit } = Error
+  if (!options.isRecorded) Error.stackTraceLimit = 0
+  try {
+    owning(world, run)
   } finally {
-    foreign.stop()
+    Error.stackTraceLimit = stackTraceLimit
   }
+  world.forget()
   const { decisions, fingerprint, history } = world
-  return {
-    exit: problem === undefined ? fiber.pollUnsafe() : undefined,
-    problem,
-    decisions,
-    steps,
-    fingerprint,
-    history
-  }
+  return { exit, problem, decisions, steps, fingerprint, history }
 }
