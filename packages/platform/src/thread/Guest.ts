@@ -30,13 +30,11 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import { type MessagePort, receiveMessageOnPort } from "node:worker_threads"
+import type { MessagePort } from "node:worker_threads"
 import * as Bell from "./Bell.ts"
-import { Poller, type Source } from "./Poller.ts"
+import * as Control from "./Control.ts"
+import { Poller } from "./Poller.ts"
 import * as Protocol from "./Protocol.ts"
-
-/** Messages that are handled before others have their turn. */
-const MESSAGES_PER_TURN = 64
 
 /**
  * What the thread holds. At rest: zeros.
@@ -89,7 +87,8 @@ export const make = (
       _tag: "Attach",
       id,
       version: Protocol.VERSION,
-      options: Protocol.encodeOptions(options)
+      options: Protocol.encodeOptions(options),
+      ring: true
     }))
     return { application: guest.face(attached.name, attached.workers), residue: () => guest.residue() }
   })
@@ -110,12 +109,12 @@ interface Pending {
   readonly hold: Hold | undefined
 }
 
-class GuestImpl implements Source {
+class GuestImpl implements Control.Listener<Protocol.Message> {
   readonly services: Services
   readonly bells = new Map<number, Bell.Bell>()
   /** Both sides of connections within this thread, by their number. */
   readonly inside = new Map<number, Array<GuestSession>>()
-  private readonly port: MessagePort
+  private readonly control: Control.Control<Protocol.Request, Protocol.Message>
   private readonly answered: () => void
   private isClosed = false
   private isAttached = false
@@ -124,23 +123,17 @@ class GuestImpl implements Source {
   private lastRequest = 0
   private readonly pending = new Map<number, Pending>()
   private readonly segments = new Map<number, FifoSegment.FifoSegment>()
+  /** Memory that segments are in, or were: until the host says that it is not needed any more. */
+  private readonly regions = new Map<number, SharedWords>()
   private readonly sessions = new Map<number, GuestSession>()
   private listeners = 0
   private readonly stopRenewing: () => void
 
   constructor(port: MessagePort, services: Services, answered: () => void) {
-    this.port = port
     this.services = services
     this.answered = answered
     const { poller, wake } = services
-    port.on("message", (message: Protocol.Message) => {
-      poller.heat()
-      this.handle(message)
-    })
-    port.on("close", () => this.hostGone())
-    // Listeners, connections and requests keep the thread running, not that the host could say something.
-    port.unref()
-    poller.add(this)
+    this.control = new Control.Control(port, poller, Protocol.requests, Protocol.messages, this)
     this.stopRenewing = poller.onTurn(() => wake.renew())
   }
 
@@ -155,36 +148,13 @@ class GuestImpl implements Source {
     }
   }
 
-  // Looked at in the same turns as the bells: a message that waits for its event costs ten times as much.
-
-  hasNews(): boolean {
-    return false
-  }
-
-  take(): boolean {
-    let count = 0
-    while (count < MESSAGES_PER_TURN && !this.isClosed) {
-      const received = receiveMessageOnPort(this.port)
-      if (received === undefined) break
-      count++
-      this.handle(received.message)
-    }
-    return count > 0
-  }
-
-  park(): boolean {
-    return true
-  }
-
-  unpark(): void {}
-
   // ---------------------------------------------------------------------------
   // asking
   // ---------------------------------------------------------------------------
 
   post(message: Protocol.Request): void {
     if (this.isClosed) return
-    this.port.postMessage(message)
+    this.control.post(message)
     this.services.poller.heat()
   }
 
@@ -227,15 +197,42 @@ class GuestImpl implements Source {
   // being told
   // ---------------------------------------------------------------------------
 
+  onMessage(message: unknown): void {
+    this.handle(message as Protocol.Message)
+  }
+
+  onRecord(message: Protocol.Message | undefined): void {
+    if (message === undefined) this.onBroken()
+    else this.handle(message)
+  }
+
+  /** Only this process could have written over it: there is no telling what the host has said. */
+  onBroken(): void {
+    this.hostGone()
+  }
+
+  onUnreadable(): void {
+    this.hostGone()
+  }
+
+  onClose(): void {
+    this.hostGone()
+  }
+
   private handle(message: Protocol.Message): void {
     if (this.isClosed) return
     this.answered()
     switch (message._tag) {
       case "Segment":
-        return this.map(message.segment, message.buffer)
+        return this.map(message)
       case "SegmentDeleted":
         this.segments.delete(message.segment)
         return this.post({ _tag: "Unmapped", segment: message.segment })
+      case "Forget":
+        return void this.regions.delete(message.region)
+      case "Attached":
+        if (message.ring !== undefined) this.control.open(message.ring, 1)
+        return this.settle(message.id, message)
       case "Pair":
         return this.addBell(message.pair, message.buffer, message.side)
       case "PairGone":
@@ -255,10 +252,18 @@ class GuestImpl implements Source {
     }
   }
 
-  private map(segment: number, buffer: SharedArrayBuffer): void {
-    const fifos = FifoSegment.attach(new SharedWords(buffer, this.services.copy))
+  private map({ buffer, region, segment }: MessageOf<"Segment">): void {
+    const words = this.wordsOf(region, buffer)
+    const fifos = words === undefined ? undefined : FifoSegment.attach(words)
     // Without it, its sessions are found corrupt one by one.
     if (fifos !== undefined) this.segments.set(segment, fifos)
+  }
+
+  private wordsOf(region: number | undefined, buffer: SharedArrayBuffer | undefined): SharedWords | undefined {
+    if (buffer === undefined) return this.regions.get(region!)
+    const words = new SharedWords(buffer, this.services.copy)
+    if (region !== undefined) this.regions.set(region, words)
+    return words
   }
 
   private addBell(pair: number, buffer: SharedArrayBuffer, side: 0 | 1): void {
@@ -308,10 +313,7 @@ class GuestImpl implements Source {
       if (isWaiting) this.post({ _tag: "Detach", id: ++this.lastRequest })
       return Effect.andThen(
         this.isClosed || !this.isAttached ? Effect.void : this.detach,
-        Effect.sync(() => {
-          this.port.close()
-          this.hostGone()
-        })
+        Effect.sync(() => this.hostGone())
       )
     })
   }
@@ -331,12 +333,11 @@ class GuestImpl implements Source {
     return SessionError.make(new SessionError.Closed({ what }))
   }
 
-  /** The port is closed: whatever this thread has, nobody introduces it to anybody any more. */
+  /** Nothing is heard any more: whatever this thread has, nobody introduces it to anybody any more. */
   private hostGone(): void {
     if (this.isClosed) return
     this.isClosed = true
-    const { poller } = this.services
-    poller.remove(this)
+    this.control.close()
     this.stopRenewing()
     for (const session of this.sessions.values()) {
       session.reset()
@@ -344,6 +345,7 @@ class GuestImpl implements Source {
     }
     for (const pair of this.bells.keys()) this.removeBell(pair)
     this.segments.clear()
+    this.regions.clear()
     for (const id of this.pending.keys()) this.settle(id, this.whyClosed())
   }
 

@@ -31,10 +31,12 @@ import * as Fiber from "effect/Fiber"
 import * as Queue from "effect/Queue"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
-import { type MessagePort, receiveMessageOnPort } from "node:worker_threads"
+import type { MessagePort } from "node:worker_threads"
 import * as Bell from "./Bell.ts"
-import { Poller, type Source } from "./Poller.ts"
+import * as Control from "./Control.ts"
+import { Poller } from "./Poller.ts"
 import * as Protocol from "./Protocol.ts"
+import * as Ring from "./Ring.ts"
 
 /** Requests without an answer that one guest may have. */
 const MAX_REQUESTS = 65_536
@@ -45,11 +47,8 @@ const MAX_SUBSCRIPTIONS = 64
 /** Workers that the application of one guest may have: the host makes them all at once. */
 const MAX_WORKERS = 1024
 
-/** Messages of one guest that are handled before others have their turn. */
-const MESSAGES_PER_TURN = 64
-
-/** A message that was there and that nobody will ever read. */
-const UNREADABLE: { readonly message: unknown } = { message: undefined }
+/** Regions without a segment that one guest keeps: two, so that the one may still be on its way back. */
+const MAX_KEPT = 2
 
 /**
  * What is known of the guests.
@@ -279,6 +278,7 @@ class PairLine implements Line {
 // ---------------------------------------------------------------------------
 
 interface Mapping {
+  readonly buffer: SharedArrayBuffer
   /** The applications' workers that it was announced to, and that have not been told that it is gone. */
   users: number
   readonly acknowledge: Array<() => void>
@@ -290,12 +290,12 @@ interface Subscription {
 }
 
 /** A thread that is attached, and everything it may name. */
-class Guest implements AppThread, Source {
+class Guest implements AppThread, Control.Listener<Protocol.Request> {
   readonly name: string
   isGone = false
   readonly pairs = new Map<Guest | undefined, Pair>()
   private readonly host: HostImpl
-  private readonly port: MessagePort
+  private readonly control: Control.Control<Protocol.Message, Protocol.Request>
   private app: App | undefined = undefined
   private isAttaching = false
   private hasLeft = false
@@ -307,33 +307,14 @@ class Guest implements AppThread, Source {
   /** What cancels a request that has no answer yet. */
   private readonly requests = new Map<number, () => void>()
   private readonly segments = new Map<number, Mapping>()
-  /** Messages that have come by event. */
-  private messages = 0
+  /** What it has been sent and not been told to forget, if it keeps regions; and those without a segment, the oldest first. */
+  private regions: Map<SharedArrayBuffer, number> | undefined = undefined
+  private readonly kept: Array<SharedArrayBuffer> = []
 
   constructor(host: HostImpl, port: MessagePort, name: string) {
     this.host = host
-    this.port = port
     this.name = name
-    port.on("messageerror", () => this.rejectUnreadable())
-    port.on("close", () => void host.run(this.leave()))
-    this.hear()
-    host.poller.add(this)
-  }
-
-  private hear(): void {
-    if (this.isGone) return
-    this.port.on("message", this.onMessage)
-    // Whoever keeps the host running, it is not that somebody could ask it for something.
-    this.port.unref()
-  }
-
-  private readonly onMessage = (message: unknown): void => {
-    this.host.poller.heat()
-    this.handle(message)
-    // Node hands over all there is, however much that is, before anybody else has a turn: so it is stopped in between.
-    if (++this.messages % MESSAGES_PER_TURN > 0) return
-    this.port.off("message", this.onMessage)
-    setImmediate(() => this.hear())
+    this.control = new Control.Control(port, host.poller, Protocol.messages, Protocol.requests, this)
   }
 
   get mappings(): number {
@@ -341,7 +322,7 @@ class Guest implements AppThread, Source {
   }
 
   post(message: Protocol.Message): void {
-    if (!this.isGone) this.port.postMessage(message)
+    if (!this.isGone) this.control.post(message)
   }
 
   /** Makes a session look, unless it has not been given to the thread yet. */
@@ -361,9 +342,35 @@ class Guest implements AppThread, Source {
       mapping.users++
       return
     }
-    const { buffer } = segment.region.words
-    this.segments.set(segment.id, { users: 1, acknowledge: [] })
-    this.post({ _tag: "Segment", segment: segment.id, buffer: buffer as SharedArrayBuffer })
+    const buffer = segment.region.words.buffer as SharedArrayBuffer
+    this.announce(segment.id, buffer)
+    this.segments.set(segment.id, { buffer, users: 1, acknowledge: [] })
+  }
+
+  /** What it has kept it need not be sent. */
+  private announce(segment: number, buffer: SharedArrayBuffer): void {
+    const { kept, regions } = this
+    if (regions === undefined) return this.post({ _tag: "Segment", segment, buffer })
+    const region = regions.get(buffer)
+    if (region !== undefined) {
+      const place = kept.indexOf(buffer)
+      if (place >= 0) kept.splice(place, 1)
+      return this.post({ _tag: "Segment", segment, region })
+    }
+    const added = ++this.lastId
+    this.post({ _tag: "Segment", segment, region: added, buffer })
+    regions.set(buffer, added)
+  }
+
+  private keep(buffer: SharedArrayBuffer): void {
+    const { kept, regions } = this
+    if (regions === undefined) return
+    kept.push(buffer)
+    if (kept.length <= MAX_KEPT) return
+    const oldest = kept.shift()!
+    const region = regions.get(oldest)!
+    regions.delete(oldest)
+    this.post({ _tag: "Forget", region })
   }
 
   segmentDeleted(segment: Segment, acknowledge: () => void): void {
@@ -373,51 +380,36 @@ class Guest implements AppThread, Source {
     if (--mapping.users === 0) this.post({ _tag: "SegmentDeleted", segment: segment.id })
   }
 
-  // Looked at in the same turns as the bells: a message that waits for its event costs ten times as much.
-
-  hasNews(): boolean {
-    return false
-  }
-
-  take(): boolean {
-    let count = 0
-    while (count < MESSAGES_PER_TURN && !this.isGone) {
-      const received = this.receive()
-      if (received === undefined) break
-      count++
-      if (received !== UNREADABLE) this.handle(received.message)
-    }
-    return count > 0
-  }
-
-  /** The next message. What is nested too deep to be read is taken out by that, too. */
-  private receive(): ReturnType<typeof receiveMessageOnPort> {
-    try {
-      return receiveMessageOnPort(this.port)
-    } catch {
-      this.rejectUnreadable()
-      return UNREADABLE
-    }
-  }
-
-  park(): boolean {
-    return true
-  }
-
-  unpark(): void {}
-
   // ---------------------------------------------------------------------------
   // what it asks for
   // ---------------------------------------------------------------------------
 
-  private handle(message: unknown): void {
+  onMessage(message: unknown): void {
     if (this.isGone) return
     const decoded = Protocol.decodeRequest(message)
-    if (Result.isFailure(decoded)) {
-      this.reject(`a message that cannot be understood: ${decoded.failure.message}`, "a message of this protocol")
-      return
-    }
-    const request = decoded.success
+    if (Result.isSuccess(decoded)) return this.handle(decoded.success)
+    this.reject(`a message that cannot be understood: ${decoded.failure.message}`, "a message of this protocol")
+  }
+
+  onRecord(request: Protocol.Request | undefined): void {
+    if (this.isGone) return
+    if (request !== undefined) return this.handle(request)
+    this.reject("a record that cannot be understood", "a record of this protocol")
+  }
+
+  onUnreadable(): void {
+    this.reject("a message that cannot be received", "a message of this protocol")
+  }
+
+  onBroken(): void {
+    this.reject("a ring that cannot be followed", "records one after another: it is not read any more")
+  }
+
+  onClose(): void {
+    this.host.run(this.leave())
+  }
+
+  private handle(request: Protocol.Request): void {
     try {
       this.perform(request)
     } catch (error) {
@@ -431,7 +423,7 @@ class Guest implements AppThread, Source {
   private perform(request: Protocol.Request): void {
     switch (request._tag) {
       case "Attach":
-        return this.attach(request.id, request.version, request.options)
+        return this.attach(request)
       case "Listen":
         return this.listen(request)
       case "Unlisten":
@@ -461,7 +453,7 @@ class Guest implements AppThread, Source {
     }
   }
 
-  private attach(id: number, version: number, options: Parameters<typeof Protocol.decodeOptions>[0]): void {
+  private attach({ id, options, ring, version }: Extract<Protocol.Request, { readonly _tag: "Attach" }>): void {
     if (version !== Protocol.VERSION) {
       throw invalid("the version of the guest", version, `${Protocol.VERSION}: use one version of this package`)
     }
@@ -477,8 +469,16 @@ class Guest implements AppThread, Source {
       this.app = app
       // It may have died in the meantime.
       if (this.isGone) this.host.run(detach(layer, app, true))
-      return { _tag: "Attached", id, name: app.name, workers: app.workers.map(({ name }) => name) }
+      const workers = app.workers.map(({ name }) => name)
+      return { _tag: "Attached", id, name: app.name, workers, ring: ring === true ? this.openRing() : undefined }
     })
+  }
+
+  private openRing(): SharedArrayBuffer {
+    const buffer = new SharedArrayBuffer(Ring.BYTES)
+    this.control.open(buffer, 0)
+    this.regions = new Map()
+    return buffer
   }
 
   private listen(request: Extract<Protocol.Request, { readonly _tag: "Listen" }>): void {
@@ -555,6 +555,7 @@ class Guest implements AppThread, Source {
     const mapping = this.known(this.segments, segment, "segment")
     if (mapping.users > 0) throw invalid("the segment", segment, "one that is deleted")
     this.segments.delete(segment)
+    this.keep(mapping.buffer)
     for (const acknowledge of mapping.acknowledge) acknowledge()
   }
 
@@ -675,10 +676,6 @@ class Guest implements AppThread, Source {
     this.post({ _tag: "Failed", id, error: Protocol.encodeError(error) })
   }
 
-  private rejectUnreadable(): void {
-    this.reject("a message that cannot be received", "a message of this protocol")
-  }
-
   private reject(what: string, expected: string): void {
     this.rejectWith(invalid("what the guest says", what, expected))
   }
@@ -700,8 +697,7 @@ class Guest implements AppThread, Source {
       this.isGone = true
       if (this.app !== undefined && !this.hasLeft) host.lost++
       host.guests.delete(this)
-      host.poller.remove(this)
-      this.port.close()
+      this.control.close()
       for (const cancel of this.requests.values()) cancel()
       const detached = this.app === undefined ? Effect.void : detach(host.layer, this.app, true)
       return Effect.andThen(

@@ -20,6 +20,8 @@ import * as Duration from "effect/Duration"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
+import type { Codec } from "./Control.ts"
+import type { Record } from "./Ring.ts"
 
 /**
  * Changes whenever a guest and a host of different versions could not
@@ -68,7 +70,13 @@ const id = Schema.Int
 
 const Request = Schema.Union([
   /** Attaches the application. The first thing that is said, and said once. */
-  Schema.TaggedStruct("Attach", { id, version: Schema.Number, options: Options }),
+  Schema.TaggedStruct("Attach", {
+    id,
+    version: Schema.Number,
+    options: Options,
+    /** Whether it knows how to use a ring, and keeps regions until it is told to forget them. */
+    ring: Schema.optional(Schema.Boolean)
+  }),
   Schema.TaggedStruct("Listen", {
     id,
     /** A worker of the application, or all of them. */
@@ -149,7 +157,14 @@ export interface SessionInfo {
  * @since 0.1.0
  */
 export type Message =
-  | { readonly _tag: "Attached"; readonly id: number; readonly name: string; readonly workers: ReadonlyArray<string> }
+  | {
+      readonly _tag: "Attached"
+      readonly id: number
+      readonly name: string
+      readonly workers: ReadonlyArray<string>
+      /** Where both write what is small and frequent from here on. */
+      readonly ring?: SharedArrayBuffer | undefined
+    }
   | {
       readonly _tag: "Listening"
       readonly id: number
@@ -167,14 +182,210 @@ export type Message =
   | { readonly _tag: "Failed"; readonly id: number; readonly error: unknown }
   /** What was said made no sense. Nobody waits for an answer, as far as can be seen. */
   | { readonly _tag: "Rejected"; readonly error: unknown }
-  | { readonly _tag: "Segment"; readonly segment: number; readonly buffer: SharedArrayBuffer }
+  | {
+      readonly _tag: "Segment"
+      readonly segment: number
+      /** The number of its memory, for a guest that keeps it. */
+      readonly region?: number | undefined
+      /** Not there when the guest has kept it. */
+      readonly buffer?: SharedArrayBuffer | undefined
+    }
   | { readonly _tag: "SegmentDeleted"; readonly segment: number }
+  /** Memory that no segment is in, and that is not kept any more. */
+  | { readonly _tag: "Forget"; readonly region: number }
   | { readonly _tag: "Pair"; readonly pair: number; readonly buffer: SharedArrayBuffer; readonly side: 0 | 1 }
   | { readonly _tag: "PairGone"; readonly pair: number }
   /** Something has happened to a session that its own thread has not been rung for. */
   | { readonly _tag: "Look"; readonly session: number }
   /** Nothing of a session is left. */
   | { readonly _tag: "Closed"; readonly session: number }
+
+// ---------------------------------------------------------------------------
+// what goes through the ring
+// ---------------------------------------------------------------------------
+
+const ACCEPT = 1
+const CONNECT = 2
+const CLOSE = 3
+const HALF_CLOSE = 4
+const CANCEL = 5
+const UNMAPPED = 6
+const APPROVE = 7
+
+const writeRequest = (record: Record, request: Request): boolean => {
+  switch (request._tag) {
+    case "Accept":
+      return record.begin(ACCEPT).int(request.id).int(request.listener).int(Number(request.accepts)).fits
+    case "Connect":
+      return record.begin(CONNECT).int(request.id).int(request.worker).text(request.endpoint).fits
+    case "Close":
+      return record.begin(CLOSE).int(request.session).int(Number(request.reset)).fits
+    case "HalfClose":
+      return record.begin(HALF_CLOSE).int(request.session).fits
+    case "Cancel":
+      return record.begin(CANCEL).int(request.request).fits
+    case "Unmapped":
+      return record.begin(UNMAPPED).int(request.segment).fits
+    case "Approve":
+      return record.begin(APPROVE).int(request.id).int(request.session).fits
+    default:
+      return false
+  }
+}
+
+const takeRequest = (record: Record): Request | undefined => {
+  switch (record.tag) {
+    case ACCEPT:
+      return { _tag: "Accept", id: record.takeInt(), listener: record.takeInt(), accepts: takeBoolean(record) }
+    case CONNECT:
+      return { _tag: "Connect", id: record.takeInt(), worker: record.takeInt(), endpoint: record.takeText() }
+    case CLOSE:
+      return { _tag: "Close", session: record.takeInt(), reset: takeBoolean(record) }
+    case HALF_CLOSE:
+      return { _tag: "HalfClose", session: record.takeInt() }
+    case CANCEL:
+      return { _tag: "Cancel", request: record.takeInt() }
+    case UNMAPPED:
+      return { _tag: "Unmapped", segment: record.takeInt() }
+    case APPROVE:
+      return { _tag: "Approve", id: record.takeInt(), session: record.takeInt() }
+    default:
+      return undefined
+  }
+}
+
+const takeBoolean = (record: Record): boolean => record.takeIndex(2) === 1
+
+const ACCEPTED = 1
+const CONNECTED = 2
+const CLOSED = 3
+const LOOK = 4
+const DONE = 5
+const SEGMENT = 6
+const SEGMENT_DELETED = 7
+
+const writeMessage = (record: Record, message: Message): boolean => {
+  switch (message._tag) {
+    case "Accepted": {
+      record.begin(ACCEPTED).int(message.id)
+      return message.session === undefined ? record.fits : writeSession(record, message.session)
+    }
+    case "Connected":
+      return writeSession(record.begin(CONNECTED).int(message.id), message.session)
+    case "Closed":
+      return record.begin(CLOSED).int(message.session).fits
+    case "Look":
+      return record.begin(LOOK).int(message.session).fits
+    case "Done":
+      return record.begin(DONE).int(message.id).fits
+    case "Segment":
+      if (message.buffer !== undefined || message.region === undefined) return false
+      return record.begin(SEGMENT).int(message.segment).int(message.region).fits
+    case "SegmentDeleted":
+      return record.begin(SEGMENT_DELETED).int(message.segment).fits
+    default:
+      return false
+  }
+}
+
+const takeMessage = (record: Record): Message | undefined => {
+  switch (record.tag) {
+    case ACCEPTED: {
+      const id = record.takeInt()
+      return { _tag: "Accepted", id, session: record.isWhole ? undefined : takeSession(record) }
+    }
+    case CONNECTED:
+      return { _tag: "Connected", id: record.takeInt(), session: takeSession(record) }
+    case CLOSED:
+      return { _tag: "Closed", session: record.takeInt() }
+    case LOOK:
+      return { _tag: "Look", session: record.takeInt() }
+    case DONE:
+      return { _tag: "Done", id: record.takeInt() }
+    case SEGMENT:
+      return { _tag: "Segment", segment: record.takeInt(), region: record.takeInt() }
+    case SEGMENT_DELETED:
+      return { _tag: "SegmentDeleted", segment: record.takeInt() }
+    default:
+      return undefined
+  }
+}
+
+const SIDES: ReadonlyArray<Side> = ["client", "server"]
+const PATHS: ReadonlyArray<Path> = ["fiber", "thread", "tcp"]
+const STATES: ReadonlyArray<State> = [
+  "created",
+  "listening",
+  "connecting",
+  "accepting",
+  "ready",
+  "opened",
+  "transport-closing",
+  "closing",
+  "app-closed",
+  "transport-closed",
+  "closed",
+  "transport-deleted"
+]
+
+const writeSession = (record: Record, info: SessionInfo): boolean =>
+  record
+    .int(info.session)
+    .int(SIDES.indexOf(info.side))
+    .int(PATHS.indexOf(info.path))
+    .int(STATES.indexOf(info.state))
+    .int(info.segment)
+    .int(info.rx)
+    .int(info.tx)
+    .int(info.pair)
+    .int(info.slot)
+    .text(info.name)
+    .text(info.local)
+    .text(info.remote).fits
+
+const takeSession = (record: Record): SessionInfo => ({
+  session: record.takeInt(),
+  side: SIDES[record.takeIndex(SIDES.length)],
+  path: PATHS[record.takeIndex(PATHS.length)],
+  state: STATES[record.takeIndex(STATES.length)],
+  segment: record.takeInt(),
+  rx: record.takeInt(),
+  tx: record.takeInt(),
+  pair: record.takeInt(),
+  slot: record.takeInt(),
+  name: record.takeText(),
+  local: record.takeText(),
+  remote: record.takeText()
+})
+
+/**
+ * What a guest writes, and a host reads: as carefully as {@link decodeRequest},
+ * but for a few words only.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const requests: Codec<Request> = {
+  write: writeRequest,
+  read: (record) => {
+    const request = takeRequest(record)
+    return record.isWhole ? request : undefined
+  }
+}
+
+/**
+ * What a host writes, and a guest reads.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const messages: Codec<Message> = {
+  write: writeMessage,
+  read: (record) => {
+    const message = takeMessage(record)
+    return record.isWhole ? message : undefined
+  }
+}
 
 // ---------------------------------------------------------------------------
 // both

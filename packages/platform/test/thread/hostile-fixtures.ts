@@ -4,8 +4,11 @@ import { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import type { SessionError } from "@cut-through/core/SessionError"
 import { CutThroughHost, CutThroughNode, CutThroughWorker } from "@cut-through/platform"
 import type { Host } from "@cut-through/platform/thread/Host"
+import { Control, type Listener } from "@cut-through/platform/thread/Control"
 import type { Residue } from "@cut-through/platform/thread/Guest"
+import * as Poller from "@cut-through/platform/thread/Poller"
 import * as Protocol from "@cut-through/platform/thread/Protocol"
+import type { Record } from "@cut-through/platform/thread/Ring"
 import { Leaks } from "@cut-through/testing"
 import { assert } from "@effect/vitest"
 import { Cause, Context, Effect, Exit, Fiber, Layer, Scope } from "effect"
@@ -79,17 +82,37 @@ export type Heard<T extends Tag> = Extract<Protocol.Message, { readonly _tag: T 
 /** The numbers of requests that it waits for are below this. */
 export const OWN_IDS = -1_000_000
 
-/** The bare end of a control port, and all that the host has said to it. It lets go of segments only when it is told to. */
-export class RawGuest {
+type Fill = (record: Record) => unknown
+
+/** What is no request goes through the port. */
+const sayings: typeof Protocol.requests = {
+  ...Protocol.requests,
+  write(record, message: Protocol.Request | Fill) {
+    if (typeof message === "function") message(record)
+    else if (Protocol.decodeRequest(message)._tag === "Failure" || !Protocol.requests.write(record, message))
+      return false
+    return true
+  }
+}
+
+/**
+ * The bare end of a control port, and all that the host has said to it. It lets go of segments only when it is told to.
+ * It has a ring when it attaches with one.
+ */
+export class RawGuest implements Listener<Protocol.Message> {
   readonly heard: Array<Protocol.Message> = []
   readonly segments = new Map<number, SharedArrayBuffer>()
   readonly pairs = new Map<number, Heard<"Pair">>()
   readonly listeners = new Map<number, Heard<"Listening">>()
   readonly sessions = new Map<number, Protocol.SessionInfo>()
   readonly subscriptions: Array<number> = []
+  /** The memory of its ring. */
+  ring: SharedArrayBuffer | undefined = undefined
+  private readonly regions = new Map<number, SharedArrayBuffer>()
   /** Whether the host has closed its port: then nothing is answered any more. */
   isOver = false
   private readonly port: MessagePort
+  private readonly control: Control<Protocol.Request, Protocol.Message>
   private isOpen = true
   private lastId = OWN_IDS
   private onHeard: Array<() => void> = []
@@ -98,19 +121,41 @@ export class RawGuest {
     const { port1, port2 } = new MessageChannel()
     host.accept(port1)
     this.port = port2
-    port2.on("message", (message: Protocol.Message) => this.hear(message))
-    port2.on("close", () => {
-      this.isOver = true
-      for (const look of this.onHeard.splice(0)) look()
-    })
+    this.control = new Control(port2, Poller.make(), sayings, Protocol.messages, this)
+    port2.ref()
+  }
+
+  onMessage(message: unknown): void {
+    this.hear(message as Protocol.Message)
+  }
+
+  /** It may have written over what the host has said. */
+  onRecord(message: Protocol.Message | undefined): void {
+    if (message !== undefined) this.hear(message)
+  }
+
+  onUnreadable(): void {}
+
+  onBroken(): void {}
+
+  onClose(): void {
+    this.isOver = true
+    for (const look of this.onHeard.splice(0)) look()
   }
 
   private hear(message: Protocol.Message): void {
     this.heard.push(message)
     switch (message._tag) {
-      case "Segment":
-        this.segments.set(message.segment, message.buffer)
+      case "Attached":
+        this.ring = message.ring
+        if (message.ring !== undefined) this.control.open(message.ring, 1)
         break
+      case "Segment": {
+        const buffer = message.buffer ?? this.regions.get(message.region!)!
+        if (message.region !== undefined) this.regions.set(message.region, buffer)
+        this.segments.set(message.segment, buffer)
+        break
+      }
       case "Pair":
         this.pairs.set(message.pair, message)
         break
@@ -129,7 +174,14 @@ export class RawGuest {
 
   /** Anything at all. */
   say(message: unknown, transfer: ReadonlyArray<Transferable> = []): void {
-    if (this.isOpen) this.port.postMessage(message, transfer)
+    if (!this.isOpen) return
+    if (transfer.length > 0) this.port.postMessage(message, transfer)
+    else this.control.post(message as Protocol.Request)
+  }
+
+  /** Any record at all. */
+  write(fill: Fill): void {
+    this.control.post(fill as unknown as Protocol.Request)
   }
 
   request(request: Protocol.Request): void {
@@ -185,7 +237,7 @@ export class RawGuest {
   /** As a thread that dies. */
   close(): void {
     this.isOpen = false
-    this.port.close()
+    this.control.close()
   }
 }
 

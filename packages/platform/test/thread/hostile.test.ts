@@ -20,7 +20,7 @@ interface Scribble {
   readonly what: number
 }
 
-const scribbles = Arbitrary.array(Arbitrary.all({ where: int(3), at: int(2 ** 20), what: int(2 ** 20) }), {
+const scribbles = Arbitrary.array(Arbitrary.all({ where: int(5), at: int(2 ** 20), what: int(2 ** 20) }), {
   minLength: 1
 })
 
@@ -53,14 +53,14 @@ const seen = new Set<string>()
 
 describe("a guest that scribbles", () => {
   it.live.prop(
-    "over its segments and bells: its connections break or wait for it, the host and all others go on, and nothing is left",
+    "over its segments, bells and its ring: its connections break or wait for it, the host and all others go on, and nothing is left",
     [scribbles, int(2)],
     ([scribbles, kind]) =>
       Effect.gen(function* () {
         const host = yield* CutThroughHost.CutThroughHost
         const others = yield* bystandersHere
         const raw = yield* rawGuest
-        yield* raw.ask((id) => ({ _tag: "Attach", id, version: Protocol.VERSION, options: SMALL }) as never)
+        yield* raw.ask((id) => ({ _tag: "Attach", id, version: Protocol.VERSION, options: SMALL, ring: true }) as never)
         yield* raw.ask((id) => ({
           _tag: "Listen",
           id,
@@ -87,11 +87,12 @@ describe("a guest that scribbles", () => {
         const segments = [...raw.segments.values()].map((buffer) => new Int32Array(buffer))
         const bells = [...raw.pairs.values()].map(({ buffer }) => new Int32Array(buffer))
         assert.isAbove(segments.length, 0)
+        const ring = new Int32Array(raw.ring!)
         assert.isAbove(bells.length, 0)
         const scribble = ({ at, what, where }: Scribble) => {
           // Control words are at the beginning: most of the nonsense goes there.
-          const words = where === 3 ? bells[at % bells.length] : segments[at % segments.length]
-          const most = where < 2 ? Math.min(1024, words.length) : words.length
+          const words = where > 3 ? ring : where === 3 ? bells[at % bells.length] : segments[at % segments.length]
+          const most = where < 2 ? Math.min(1024, words.length) : where === 4 ? 128 : words.length
           Atomics.store(words, at % most, kind === 0 ? what : NONSENSE[what % NONSENSE.length])
           // And they are told to look.
           for (const bell of bells) for (let i = 0; i < Math.min(64, bell.length); i++) Atomics.or(bell, i, what)

@@ -3,6 +3,7 @@ import { Application, Endpoint, Sessions } from "@cut-through/core"
 import { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import { CutThroughHost } from "@cut-through/platform"
 import * as Protocol from "@cut-through/platform/thread/Protocol"
+import type { Record } from "@cut-through/platform/thread/Ring"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, type Scope } from "effect"
 import * as Arbitrary from "effect/Arbitrary"
@@ -20,8 +21,8 @@ import {
   until
 } from "./hostile-fixtures.ts"
 
-const attach = (id: number, options: object = { name: "hostile" }): Protocol.Request =>
-  ({ _tag: "Attach", id, version: Protocol.VERSION, options }) as Protocol.Request
+const attach = (id: number, options: object = { name: "hostile" }, ring: boolean = true): Protocol.Request =>
+  ({ _tag: "Attach", id, version: Protocol.VERSION, options, ring }) as Protocol.Request
 
 const listen = (id: number, port: number, approval: "listener" | "application" = "listener"): Protocol.Request => ({
   _tag: "Listen",
@@ -66,7 +67,7 @@ const deep = (depth: number): object => {
 }
 
 const circular = (): object => {
-  const value: Record<string, unknown> = { _tag: "Attach", id: 1 }
+  const value: { [key: string]: unknown } = { _tag: "Attach", id: 1 }
   value.version = value
   value.options = value
   return value
@@ -171,6 +172,59 @@ describe("what a guest says that is no message", () => {
         yield* raw.sync
         assert.strictEqual(host.stats().rejected - before, 2)
         port2.close()
+      })
+    )
+  )
+
+  it.live("is answered, counted and forgotten in a ring, too", () =>
+    withRaw((raw, host) =>
+      Effect.gen(function* () {
+        yield* raw.ask((id) => attach(id))
+        const records: { readonly [what: string]: (record: Record) => unknown } = {
+          "a tag that is none": (record) => record.begin(200).int(1),
+          "a tag alone": (record) => record.begin(1),
+          "too little": (record) => record.begin(1).int(5).int(5),
+          "too much": (record) => record.begin(3).int(5).int(1).int(1),
+          "a boolean that is none": (record) => record.begin(3).int(5).int(2),
+          "a negative boolean": (record) => record.begin(3).int(5).int(-1),
+          "no text": (record) => record.begin(2).int(5).int(0),
+          "a text that is longer than the record": (record) => record.begin(2).int(5).int(0).int(20).int(0),
+          "a text that is longer than texts are": (record) =>
+            record
+              .begin(2)
+              .int(5)
+              .int(0)
+              .int(2 ** 31 - 1),
+          "a text of a negative length": (record) => record.begin(2).int(5).int(0).int(-1),
+          "something behind a text": (record) => record.begin(2).int(5).int(0).text("tcp://127.0.0.1:1").int(0)
+        }
+        for (const [what, fill] of Object.entries(records)) {
+          const before = host.stats().rejected
+          const heard = raw.heard.length
+          raw.write(fill)
+          yield* raw.sync
+          assert.strictEqual(host.stats().rejected - before, 2, `${what}, and the message behind it`)
+          assert.deepStrictEqual(raw.heard.slice(heard).map(reasonOf), ["InvalidArgument", "InvalidArgument"], what)
+          assert.strictEqual(raw.heard[heard]._tag, "Rejected", what)
+        }
+        // What is no nonsense is done, as it would be had it come through the port.
+        raw.write((record) => record.begin(2).int(5).int(0).text("nowhere"))
+        yield* raw.await("Failed", ({ id }) => id === 5)
+        raw.write((record) => record.begin(2).int(6).int(7).text("tcp://127.0.0.1:80"))
+        yield* raw.await("Failed", ({ id }) => id === 6)
+      })
+    )
+  )
+
+  it.live("may be a ring without records: it is not read any more, and the port goes on", () =>
+    withRaw((raw, host) =>
+      Effect.gen(function* () {
+        yield* raw.ask((id) => attach(id))
+        new Int32Array(raw.ring!).fill(-1)
+        yield* until(() => host.stats().rejected === 1)
+        yield* raw.await("Rejected")
+        raw.say({ _tag: "Nonsense" })
+        yield* until(() => host.stats().rejected === 2)
       })
     )
   )
@@ -402,6 +456,49 @@ describe("what a guest says out of its turn", () => {
   )
 })
 
+describe("memory that a guest has had before", () => {
+  it.live("is sent once while it is kept, and again when it was forgotten; without a ring, each time", () =>
+    withRaw((raw) =>
+      Effect.gen(function* () {
+        const plain = yield* rawGuest
+        // Each connection has a segment for itself.
+        const sizes = { rxFifoSize: 4096, txFifoSize: 4096, segmentSize: 8192 }
+        yield* raw.ask((id) => attach(id, { name: "keeps", ...sizes }))
+        yield* plain.ask((id) => attach(id, { name: "keeps nothing", ...sizes }, false))
+        const client = yield* Application.make({ name: "client" })
+        for (const [guest, port, sent] of [
+          [raw, 80, [3, 0, 0, 1]],
+          [plain, 81, [3, 1, 2, 3]]
+        ] as const) {
+          yield* guest.ask((id) => listen(id, port))
+          const [listener] = guest.listeners.keys()
+          for (const [round, count] of [3, 1, 2, 3].entries()) {
+            const from = guest.heard.length
+            const heard = <T extends Protocol.Message["_tag"]>(tag: T) =>
+              guest.heard.slice(from).filter((message): message is Heard<T> => message._tag === tag)
+            for (let i = 0; i < count; i++) {
+              const connection = yield* client.connect(Endpoint.tcp("127.0.0.1", port))
+              const accepted = yield* guest.ask((id) => ({ _tag: "Accept", id, listener, accepts: true }))
+              guest.request({ _tag: "Close", session: (accepted as Heard<"Accepted">).session!.session, reset: true })
+              yield* connection.reset
+            }
+            yield* until(() => heard("SegmentDeleted").length === count)
+            for (const { segment } of heard("SegmentDeleted")) guest.request({ _tag: "Unmapped", segment })
+            yield* guest.sync
+            assert.strictEqual(heard("Segment").length, count)
+            assert.strictEqual(
+              heard("Segment").filter(({ buffer }) => buffer !== undefined).length,
+              sent[round],
+              `sent in round ${round} to the one on port ${port}`
+            )
+          }
+          assert.strictEqual(guest.heard.filter(({ _tag }) => _tag === "Forget").length, guest === raw ? 2 : 0)
+        }
+      })
+    )
+  )
+})
+
 describe("what a guest asks for in numbers", () => {
   it.live("a hundred thousand accepts: as many as may be wait, the others are told so, and all are gone with it", () =>
     withRaw((raw, host) =>
@@ -450,21 +547,33 @@ describe("what a guest asks for in numbers", () => {
 })
 
 describe("a guest that never stops talking", () => {
-  it.live("keeps nobody from his turn", () =>
-    Effect.gen(function* () {
-      const MANY = 30_000
-      const host = yield* CutThroughHost.CutThroughHost
-      const others = yield* bystandersHere
-      const raw = yield* rawGuest
-      yield* others.round
-      const before = others.rounds()
-      for (let i = 0; i < MANY; i++)
-        raw.say(i % 2 === 0 ? { _tag: "Nonsense" } : { _tag: "Close", session: i, reset: true })
-      while (host.stats().rejected < MANY) yield* others.round
-      assert.isAbove(others.rounds() - before, 5, "rounds meanwhile")
-      assert.strictEqual(host.stats().rejected, MANY)
-    }).pipe(Effect.scoped, Effect.provide(layerHost()))
-  )
+  for (const [how, ring] of [
+    ["through its port", false],
+    ["through its ring", true]
+  ] as const) {
+    it.live(`${how}: keeps nobody from his turn`, () =>
+      Effect.gen(function* () {
+        const MANY = 30_000
+        const host = yield* CutThroughHost.CutThroughHost
+        const others = yield* bystandersHere
+        const raw = yield* rawGuest
+        yield* raw.ask((id) => attach(id, undefined, ring))
+        yield* others.round
+        const before = others.rounds()
+        let said = 0
+        while (host.stats().rejected < MANY) {
+          // As much as a ring takes, and more.
+          for (let i = 0; i < 3000 && said < MANY; i++) {
+            said++
+            raw.say(i % 20 === 0 ? { _tag: "Nonsense" } : { _tag: "Close", session: i, reset: true })
+          }
+          yield* others.round
+        }
+        assert.isAbove(others.rounds() - before, 5, "rounds meanwhile")
+        assert.strictEqual(host.stats().rejected, MANY)
+      }).pipe(Effect.scoped, Effect.provide(layerHost()))
+    )
+  }
 })
 
 // ---------------------------------------------------------------------------
@@ -563,7 +672,7 @@ describe("whatever a guest says", () => {
         yield* other.ask((id) => attach(id, { name: "other hostile" }))
         yield* other.ask((id) => listen(id, 82))
         yield* other.ask((id) => ({ _tag: "Connect", id, worker: 0, endpoint: "tcp://127.0.0.1:81" }))
-        if (sayings[0].a > 2) yield* raw.ask((id) => attach(id))
+        if (sayings[0].a > 2) yield* raw.ask((id) => attach(id, undefined, sayings[0].b % 2 === 0))
 
         const said = new Map<number, number>()
         const from = raw.heard.length
