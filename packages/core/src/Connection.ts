@@ -356,23 +356,34 @@ const allocate = (bytes: number): Uint8Array => new Uint8Array(bytes)
 const BUDGET = 2 ** 21
 const CALL_COST = 1024
 
+class Callback implements Waiter {
+  private readonly handler: (() => void) | undefined
+
+  constructor(handler: (() => void) | undefined) {
+    this.handler = handler
+  }
+
+  resume(): void {
+    NonBlocking.call(this.handler)
+  }
+}
+
 /** Reads and writes of a connection without fibers. */
-class Direct implements NonBlocking.NonBlocking {
+class Direct implements NonBlocking.NonBlocking, Waiter {
   error: SessionError.SessionError | undefined = undefined
   wantsRead = false
   wantsWrite = false
   private budget = BUDGET
   private owesRead = false
   private owesWrite = false
-  private readonly renewal: Waiter = { resume: () => this.renew() }
   readonly readable: Waiter
   readonly writable: Waiter
   private readonly connection: ConnectionImpl
 
   constructor(connection: ConnectionImpl, { onReadable, onWritable }: NonBlocking.Handlers) {
     this.connection = connection
-    this.readable = { resume: () => NonBlocking.call(onReadable) }
-    this.writable = { resume: () => NonBlocking.call(onWritable) }
+    this.readable = new Callback(onReadable)
+    this.writable = new Callback(onWritable)
   }
 
   readInto(buffer: Uint8Array): number {
@@ -417,10 +428,11 @@ class Direct implements NonBlocking.NonBlocking {
 
   private spend(count: number): void {
     this.budget -= count + CALL_COST
-    if (this.budget <= 0) this.connection.defer(this.renewal)
+    if (this.budget <= 0) this.connection.defer(this)
   }
 
-  private renew(): void {
+  /** It has let others have their turn. */
+  resume(): void {
     const { owesRead, owesWrite } = this
     this.budget = BUDGET
     this.owesRead = this.owesWrite = false

@@ -7,8 +7,9 @@ import { connectedPair, misplaced, pattern, readExactly } from "./fixtures.ts"
 
 const { FAILED, WOULD_BLOCK } = NonBlocking
 
-const withLayer = <A, E>(effect: Effect.Effect<A, E, Application.Application | Scope.Scope | SessionLayer.SessionLayer>) =>
-  effect.pipe(Effect.scoped, Effect.provide(Leaks.layerTest))
+const withLayer = <A, E>(
+  effect: Effect.Effect<A, E, Application.Application | Scope.Scope | SessionLayer.SessionLayer>
+) => effect.pipe(Effect.scoped, Effect.provide(Leaks.layerTest))
 
 const SMALL = 4096
 

@@ -1,7 +1,7 @@
 /**
  * What a connection costs that lives for one byte each way: connect, accept, exchange, close both sides.
  */
-import { Application, Endpoint, type SessionError } from "@cut-through/core"
+import { Application, Connection, Endpoint, type NonBlocking, type SessionError } from "@cut-through/core"
 import { CutThroughNode } from "@cut-through/platform"
 import { Effect, Layer, Pull, type Scope } from "effect"
 import { once } from "node:events"
@@ -28,19 +28,21 @@ const oursInFibers = Effect.gen(function* () {
   const application = yield* Effect.provide(Application.make({ name: "client" }), sessions)
   const listener = yield* server.listen(Endpoint.tcp(HOST, 0))
   const byte = new Uint8Array(1)
+  // Both ends are in this thread: what one has written is there.
+  const pass = (from: NonBlocking.NonBlocking, to: NonBlocking.NonBlocking, value: number): void => {
+    byte[0] = value
+    if (from.write(byte) !== 1) throw new Error("a byte has not been written", { cause: from.error })
+    byte[0] = 0
+    if (to.readInto(byte) !== 1) throw new Error("a byte has not come", { cause: to.error })
+    expectByte(byte[0], value)
+  }
   const exchange = Effect.gen(function* () {
     const client = yield* application.connect(listener.address)
     const server = yield* listener.accept
-    byte[0] = FIRST
-    yield* client.write(byte)
-    byte[0] = 0
-    yield* server.readInto(byte)
-    expectByte(byte[0], FIRST)
-    byte[0] = SECOND
-    yield* server.write(byte)
-    byte[0] = 0
-    yield* client.readInto(byte)
-    expectByte(byte[0], SECOND)
+    const asking = Connection.nonBlocking(client, {})
+    const answering = Connection.nonBlocking(server, {})
+    pass(asking, answering, FIRST)
+    pass(answering, asking, SECOND)
     yield* client.close
     yield* server.close
   })

@@ -103,12 +103,14 @@ const run = (task: Task, onProgress: (what: string) => void): Promise<ReadonlyAr
 
 /** `--quick` ends within two minutes, on a slow or busy machine too. */
 const QUICK_MILLIS = 100_000
-/** What a glance at a case takes on a machine that is neither. */
+/** What a glance at a case takes on a machine that is neither, and what it takes in full beside all its peers. */
 const GLANCE_MILLIS = 2500
+const FULL_MILLIS = 30_000
 
 const planFor = (jobsLeft: number) => {
   if (!options.quick) return FULL
-  return (QUICK_MILLIS - performance.now()) / jobsLeft > GLANCE_MILLIS ? QUICK : BLINK
+  const millis = (QUICK_MILLIS - performance.now()) / jobsLeft
+  return millis > FULL_MILLIS ? FULL : millis > GLANCE_MILLIS ? QUICK : BLINK
 }
 
 const jobs = await jobsOf(options.only)

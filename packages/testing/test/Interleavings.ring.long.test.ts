@@ -223,7 +223,7 @@ describe("a ring with a mistake in it is found out", () => {
       "the event flag is set in two steps",
       {
         file: "Fifo",
-        find: "return this.words.exchange(this.at + W_EVENT, 1) === 0",
+        find: "return this.words.load(this.at + W_EVENT) === 0 && this.words.exchange(this.at + W_EVENT, 1) === 0",
         put: `const before = this.words.load(this.at + W_EVENT)
     this.words.store(this.at + W_EVENT, 1)
     return before === 0`

@@ -70,10 +70,7 @@ describe("Leaks", () => {
         regions: 1,
         fifoBytes: 512
       })
-      assert.include(
-        error.message,
-        "left over: 2 sessions, 2 leases, 1 contexts, 1 segments, 512 fifoBytes, 1 regions"
-      )
+      assert.include(error.message, "left over: 2 sessions, 2 leases, 1 contexts, 1 segments, 512 fifoBytes, 1 regions")
       assert.notInclude(error.message, "halfOpens")
       // Both of them, by name.
       assert.include(error.message, `127.0.0.1:7000->127.0.0.1:${client.info.local.port}`)

@@ -561,13 +561,13 @@ const HEADER = {
   tail: 16,
   "tail chunk": 17,
   writer: 18,
+  event: 19,
   head: 32,
   "head chunk": 33,
   reader: 34,
-  event: 48,
-  want: 49,
-  threshold: 50,
-  told: 51
+  want: 48,
+  threshold: 49,
+  told: 50
 } as const
 
 /** Nothing in the FIFO's list is free, nor in it twice, and the list begins where the head is or before it. */

@@ -38,13 +38,14 @@ const W_MIN_ALLOC = 2
 const W_TAIL = 16
 const W_TAIL_CHUNK = 17
 const W_WRITER = 18
+// Not the writer's alone, but both sides look at it together with the tail: one line less that goes back and forth.
+const W_EVENT = 19
 const W_HEAD = 32
 const W_HEAD_CHUNK = 33
 const W_READER = 34
-const W_EVENT = 48
-const W_WANT = 49
-const W_THRESHOLD = 50
-const W_TOLD = 51
+const W_WANT = 48
+const W_THRESHOLD = 49
+const W_TOLD = 50
 
 /**
  * Largest FIFO in bytes: positions are free-running 32-bit counters, and the
@@ -263,7 +264,8 @@ export class Fifo {
     words.init(at + W_WRITER, 0)
     words.init(at + W_HEAD, 0)
     words.init(at + W_READER, 0)
-    for (let word = W_EVENT; word <= W_TOLD; word++) words.init(at + word, 0)
+    words.init(at + W_EVENT, 0)
+    for (let word = W_WANT; word <= W_TOLD; word++) words.init(at + word, 0)
     words.init(at + W_SIZE, size)
     words.init(at + W_MIN_ALLOC, minAlloc)
     words.init(at + W_TAIL_CHUNK, chunk + 1)
@@ -764,7 +766,8 @@ export class Fifo {
 
   /** Called by the writer after publishing: true when the reader has to be told. */
   setEvent(): boolean {
-    return this.words.exchange(this.at + W_EVENT, 1) === 0
+    // Looked at first: while it is set, its line can stay with the other side.
+    return this.words.load(this.at + W_EVENT) === 0 && this.words.exchange(this.at + W_EVENT, 1) === 0
   }
 
   /** Called by the reader before it looks: from now on the writer tells it again. */

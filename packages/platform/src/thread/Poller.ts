@@ -245,8 +245,10 @@ class PollerImpl implements Poller {
     for (const hook of this.hooks) attempt(hook)
     const start = this.now()
     // Also what cannot say beforehand whether it has news.
+    const wasAtWork = this.isHot
     let hasCome = this.take(false)
-    if (hasCome && !this.isFirst && !this.isStall(start - this.lastTurn)) this.finds++
+    // Who has rung since then was not waiting for a core, but at work.
+    if (hasCome && !this.isFirst && (wasAtWork || !this.isStall(start - this.lastTurn))) this.finds++
     if (this.isFirst) this.lastRelease = start
     this.isFirst = false
 
