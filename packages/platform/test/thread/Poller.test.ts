@@ -666,6 +666,22 @@ describe("Poller", () => {
       assert.strictEqual(machine.poller.stats.backOffs, 1)
     })
 
+    it("unless the thread was at work meanwhile, and rang for it", () => {
+      const machine = new Machine()
+      const source = machine.parked()
+      machine.poller.heat()
+      machine.toRest()
+      for (let i = 0; i < 20; i++) {
+        machine.poller.heat()
+        machine.turn()
+        machine.now += 30 * MICROS
+        machine.poller.heat()
+        source.news++
+        machine.toRest()
+      }
+      assert.strictEqual(machine.poller.stats.backOffs, 0)
+    })
+
     it("what is there when a turn comes in time has been found by looking", () => {
       const machine = new Machine()
       const source = machine.parked()
