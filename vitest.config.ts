@@ -9,7 +9,7 @@ const long =
     ? []
     : [
         "packages/*/test/**/*.long.test.ts",
-        "packages/testing/test/{Interleavings,Parity,Simulation.sessions,TestNetwork.stress}*.test.ts",
+        "packages/testing/test/{Interleavings,Parity,Simulation.sessions,TestNetwork.cluster,TestNetwork.stress}*.test.ts",
         "packages/platform/test/TransportContract.broken.test.ts",
         "examples/{echo-server,testing-a-system}/*.test.ts"
       ]
