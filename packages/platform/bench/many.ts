@@ -1,10 +1,10 @@
 /**
  * Many connections: bytes from all of them, what they hold while idle, and what one more costs.
  */
-import { Application, Endpoint, type SessionError } from "@cut-through/core"
+import { Application, Connection, Endpoint, NonBlocking, type SessionError } from "@cut-through/core"
 import type { SessionLayer } from "@cut-through/core/session/SessionLayer"
 import { CutThroughNode } from "@cut-through/platform"
-import { Effect, Layer, Pull, type Scope } from "effect"
+import { Effect, Layer, type Scope } from "effect"
 import { once } from "node:events"
 import { idleBytes } from "./idle.ts"
 import { type Case, type Leg, type Moment, moment, perOperation, sampleOf } from "./model.ts"
@@ -74,12 +74,22 @@ export const fanInServer = (_: FanInServer) =>
     const inboxes = { ours: new Inbox(), tcp: new Inbox() }
     const listener = yield* Application.listen(Endpoint.tcp(HOST, 0), { backlog: FAN_IN })
     yield* Effect.forkScoped(
-      listener.run((connection) => {
-        const buffer = new Uint8Array(4096)
-        const take = inboxes.ours.connection()
-        const read = Effect.map(connection.readInto(buffer), (count) => take(buffer, count))
-        return Effect.forever(read, { disableYield: true }).pipe(Pull.catchDone(() => Effect.void))
-      })
+      listener.run((connection) =>
+        Effect.callback<void>((resume) => {
+          const buffer = new Uint8Array(4096)
+          const take = inboxes.ours.connection()
+          const read = (): void => {
+            for (;;) {
+              const count = stream.readInto(buffer)
+              if (count === NonBlocking.WOULD_BLOCK) return
+              if (count <= 0) return resume(Effect.void)
+              take(buffer, count)
+            }
+          }
+          const stream = Connection.nonBlocking(connection, { onReadable: read })
+          read()
+        })
+      )
     )
     const server = yield* listenNet({ host: HOST, port: 0, backlog: FAN_IN }, (socket) => {
       const take = inboxes.tcp.connection()
@@ -100,11 +110,24 @@ export const fanInClient = ({ connections, ports }: FanInClient) =>
     const sockets = yield* Effect.forEach(all, () => connectNet({ host: HOST, port: ports.tcp }))
     for (const socket of sockets) socket.setNoDelay(true)
     const messages = all.map(messageOf)
-    const writeOurs = Effect.fnUntraced(function* (rounds: number) {
+    let onRoom: () => void = () => {}
+    const streams = ours.map((connection) => Connection.nonBlocking(connection, { onWritable: () => onRoom() }))
+    const writeOurs = async (rounds: number) => {
       for (let round = 0; round < rounds; round++) {
-        for (let i = 0; i < connections; i++) yield* ours[i].write(messages[i])
+        for (let i = 0; i < connections; i++) {
+          for (let at = 0; at < MESSAGE_BYTES;) {
+            const count = streams[i].write(messages[i], at)
+            if (count === NonBlocking.FAILED) throw streams[i].error
+            if (count > 0) at += count
+            else {
+              await new Promise<void>((resolve) => {
+                onRoom = resolve
+              })
+            }
+          }
+        }
       }
-    })
+    }
     const writeTcp = async (rounds: number) => {
       for (let round = 0; round < rounds; round++) {
         for (let i = 0; i < connections; i++) {
@@ -115,7 +138,7 @@ export const fanInClient = ({ connections, ports }: FanInClient) =>
     converse(undefined, async ({ messages, way }: FanInOrder): Promise<Moment> => {
       await settle()
       const began = moment()
-      if (way === "ours") await Effect.runPromise(writeOurs(messages))
+      if (way === "ours") await writeOurs(messages)
       else await writeTcp(messages)
       return began
     })
