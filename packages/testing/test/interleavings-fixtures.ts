@@ -29,6 +29,7 @@ const shipped = {
   ChunkAllocator: "core/src/memory/ChunkAllocator.ts",
   Fifo: "core/src/memory/Fifo.ts",
   FifoSegment: "core/src/memory/FifoSegment.ts",
+  Parking: "platform/src/thread/Parking.ts",
   Bell: "platform/src/thread/Bell.ts"
 }
 

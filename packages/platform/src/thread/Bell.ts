@@ -17,6 +17,7 @@
 import type { Target } from "@cut-through/core/memory/Doorbell"
 import { SharedWords } from "@cut-through/core/memory/SharedWords"
 import * as Effect from "effect/Effect"
+import { Parking } from "./Parking.ts"
 import type { Source } from "./Poller.ts"
 
 /**
@@ -83,22 +84,17 @@ export class Bell implements Source {
   private readonly mine: number
   private readonly theirs: number
   private readonly heat: () => void
-  /** For what `SharedWords` cannot do: wait and notify. */
-  private readonly parking: Int32Array
+  private readonly parking: Parking
   /** Who is attached to each bit. */
   private readonly targets: Array<ReadonlyArray<Target> | undefined> = new Array(SLOTS).fill(undefined)
   private isClosed = false
-  /** A promise of `waitAsync` is outstanding. It cannot be taken back, so it serves one parking after the other. */
-  private isAwaited = false
-  /** Set while this thread has parked. */
-  private wake: (() => void) | undefined = undefined
 
   constructor(buffer: SharedArrayBuffer, side: 0 | 1, heat: () => void, words = new SharedWords(buffer)) {
     this.words = words
     this.mine = side * DIRECTION_WORDS
     this.theirs = DIRECTION_WORDS - this.mine
     this.heat = heat
-    this.parking = new Int32Array(buffer, 0, 2 * DIRECTION_WORDS)
+    this.parking = new Parking(words, buffer, this.mine + PARKED, this.theirs + PARKED)
   }
 
   /** Rings whoever is attached to a slot in the other thread. */
@@ -112,9 +108,7 @@ export class Bell implements Source {
     // one might find the bit of the other, which has not come to the summary yet.
     if ((words.or(theirs + LEAVES + leaf, bit) & bit) === 0) {
       words.or(theirs + SUMMARY, 1 << leaf)
-      // Set first and looked at afterwards, while `park` does it the other way round: one of the two sees the other.
-      const parked = theirs + PARKED
-      if (words.load(parked) === 1 && words.exchange(parked, 0) === 1) Atomics.notify(this.parking, parked)
+      this.parking.notify()
     }
     this.heat()
   }
@@ -139,8 +133,7 @@ export class Bell implements Source {
     if (this.isClosed) return
     this.isClosed = true
     this.targets.fill(undefined)
-    this.unpark()
-    if (this.isAwaited) Atomics.notify(this.parking, this.mine + PARKED)
+    this.parking.close()
   }
 
   // Plain, for a tenth of what an atomic look costs. Nothing rests on it: `take` and `park` look for themselves.
@@ -168,30 +161,16 @@ export class Bell implements Source {
 
   park(): boolean {
     if (this.isClosed) return true
-    this.words.store(this.mine + PARKED, 1)
+    this.parking.park()
     return this.words.load(this.mine + SUMMARY) === 0
   }
 
   unpark(): void {
-    this.wake = undefined
-    this.words.store(this.mine + PARKED, 0)
+    this.parking.unpark()
   }
 
   whenRung(wake: () => void): void {
-    if (this.isClosed) return
-    this.wake = wake
-    if (this.isAwaited) return
-    const waiting = Atomics.waitAsync(this.parking, this.mine + PARKED, 1)
-    // Rung since it has parked, so nobody will notify.
-    if (!waiting.async) return wake()
-    this.isAwaited = true
-    void waiting.value.then(this.onNotified)
-  }
-
-  /** What woke it may be a ring of some parking before: then this one ends for nothing. */
-  private readonly onNotified = (): void => {
-    this.isAwaited = false
-    this.wake?.()
+    if (!this.isClosed) this.parking.whenNotified(wake)
   }
 
   private dispatch(slot: number): void {

@@ -14,6 +14,7 @@
  * @since 0.1.0
  */
 import { SharedWords } from "@cut-through/core/memory/SharedWords"
+import { Parking } from "./Parking.ts"
 import type { Source } from "./Poller.ts"
 
 /**
@@ -221,8 +222,7 @@ export class Ring implements Omit<Source, "take"> {
   /** Where the words of the direction to this thread begin, and of that to the other one. */
   private readonly mine: number
   private readonly theirs: number
-  /** For what `SharedWords` cannot do: wait and notify. */
-  private readonly parking: Int32Array
+  private readonly parking: Parking
   /** How far this thread has come in each direction: its own counts are never read from shared memory. */
   private tail = 0
   private head = 0
@@ -233,16 +233,12 @@ export class Ring implements Omit<Source, "take"> {
   private length = 0
   private isClosed = false
   private nonsense = false
-  /** A promise of `waitAsync` is outstanding. It cannot be taken back, so it serves one parking after the other. */
-  private isAwaited = false
-  /** Set while this thread has parked. */
-  private wake: (() => void) | undefined = undefined
 
   constructor(buffer: SharedArrayBuffer, side: 0 | 1, words = new SharedWords(buffer)) {
     this.words = words
     this.mine = side * DIRECTION_WORDS
     this.theirs = DIRECTION_WORDS - this.mine
-    this.parking = new Int32Array(buffer, 0, 2 * DIRECTION_WORDS)
+    this.parking = new Parking(words, buffer, this.mine + PARKED, this.theirs + PARKED)
   }
 
   /** Whether what the other thread has written made no sense: nothing is read any more. */
@@ -265,9 +261,7 @@ export class Ring implements Omit<Source, "take"> {
     for (let i = 0; i < length; i++) words.init(base + ((tail + i) & (WORDS - 1)), from[i])
     this.tail = (tail + length) | 0
     words.store(theirs + TAIL, this.tail)
-    // Published first and looked at afterwards, while `park` does it the other way round: one of the two sees the other.
-    const parked = theirs + PARKED
-    if (words.load(parked) === 1 && words.exchange(parked, 0) === 1) Atomics.notify(this.parking, parked)
+    this.parking.notify()
     return true
   }
 
@@ -334,37 +328,22 @@ export class Ring implements Omit<Source, "take"> {
 
   park(): boolean {
     if (this.isClosed || this.nonsense) return true
-    this.words.store(this.mine + PARKED, 1)
+    this.parking.park()
     return this.words.load(this.mine + TAIL) === this.head
   }
 
   unpark(): void {
-    this.wake = undefined
-    this.words.store(this.mine + PARKED, 0)
+    this.parking.unpark()
   }
 
   whenRung(wake: () => void): void {
-    if (this.isClosed || this.nonsense) return
-    this.wake = wake
-    if (this.isAwaited) return
-    const waiting = Atomics.waitAsync(this.parking, this.mine + PARKED, 1)
-    // Written to since it has parked, so nobody will notify.
-    if (!waiting.async) return wake()
-    this.isAwaited = true
-    void waiting.value.then(this.onNotified)
-  }
-
-  /** What woke it may be a record of some parking before: then this one ends for nothing. */
-  private readonly onNotified = (): void => {
-    this.isAwaited = false
-    this.wake?.()
+    if (!this.isClosed && !this.nonsense) this.parking.whenNotified(wake)
   }
 
   /** Nothing is written nor read any more, and nothing is held. */
   close(): void {
     if (this.isClosed) return
     this.isClosed = true
-    this.unpark()
-    if (this.isAwaited) Atomics.notify(this.parking, this.mine + PARKED)
+    this.parking.close()
   }
 }
