@@ -624,10 +624,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
       // Told of what it has read already: a writer in another thread publishes first and tells afterwards. It has to
       // tell again of whatever comes next.
       let canRead = this.canRead()
-      if (!canRead) {
-        this.rx.unsetEvent()
-        canRead = this.canRead()
-      }
+      if (!canRead && this.askToBeTold()) canRead = this.canRead()
       if (canRead && this.readers.length > 0) this.wakeFirst(this.readers)
       else if (canRead) this.wakeReadable()
     }
@@ -661,6 +658,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   /** Called by the session, once, before its FIFOs are given up. */
   onClosing(): void {
     this.isClosed = true
+    this.session.doorbell.watcher?.unwatch(this.rx)
     this.hold?.unref()
     for (const queue of [this.readers, this.writers]) this.wakeFirst(queue)
     this.wakeReadable()
@@ -711,6 +709,14 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     return this.rx.readable !== 0 || this.rx.writerState !== 0
   }
 
+  /** From here on this side is told of whatever comes. True when that is by the writer: then it looks once more. */
+  private askToBeTold(): boolean {
+    const { watcher } = this.session.doorbell
+    if (watcher !== undefined && watcher.watch(this.rx, this)) return false
+    this.rx.unsetEvent()
+    return true
+  }
+
   private attemptRead<A extends Uint8Array>(allocate: (bytes: number) => A): ReadExit<A> | undefined {
     const readable = this.lookForBytes()
     if (readable === Fifo.EMPTY) return undefined
@@ -735,9 +741,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     if ((state & Fifo.RESET) !== 0) return OVER
     let readable = rx.readable
     if (readable === 0) {
-      // From here on the writer tells of whatever it publishes.
-      rx.unsetEvent()
-      readable = rx.readable
+      if (this.askToBeTold()) readable = rx.readable
       if (readable === 0) return state === 0 ? Fifo.EMPTY : OVER
     }
     return readable < 0 ? OVER : readable
@@ -751,8 +755,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     if ((state & Fifo.RESET) !== 0) return OVER
     let count = rx.dequeue(buffer, 0, buffer.length)
     if (count === Fifo.EMPTY) {
-      rx.unsetEvent()
-      count = rx.dequeue(buffer, 0, buffer.length)
+      if (this.askToBeTold()) count = rx.dequeue(buffer, 0, buffer.length)
       if (count === Fifo.EMPTY) return state === 0 ? Fifo.EMPTY : OVER
     }
     return this.taken(count)

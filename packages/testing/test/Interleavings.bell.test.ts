@@ -156,17 +156,26 @@ describe("bells, at every interleaving", () => {
   })
 })
 
+const small = { unitBytes: 2, units: 3, size: 2, reads: 2, rings: true }
+const watched = { ...small, watches: true }
+/** So that one look in vain is enough to leave a FIFO to its writer. */
+const impatient: Patch = { file: "Watch", find: "const PATIENCE = 64", put: "const PATIENCE = 1" }
+
 describe("a ring whose sides have a bell, at every interleaving", () => {
-  const small = { unitBytes: 2, units: 3, size: 2, reads: 2, rings: true }
   const shapes: Record<string, Omit<Ring, "core">> = {
     "one byte": { ...small, writes: [1] },
     "one byte and another one, without an end": { ...small, writes: [1, 1], ends: false },
-    "more than the FIFO holds, without an end": { ...small, writes: [3], ends: false }
+    "more than the FIFO holds, without an end": { ...small, writes: [3], ends: false },
+    "watched: one byte": { ...watched, writes: [1] },
+    "watched: one byte and another one, without an end": { ...watched, writes: [1, 1], ends: false },
+    "watched: more than the FIFO holds, without an end": { ...watched, writes: [3], ends: false }
   }
   const deep: Record<string, Omit<Ring, "core">> = {
     "one byte and another one": { ...small, writes: [1, 1] },
     "more than the FIFO holds": { ...small, writes: [3] },
-    "three messages": { ...small, writes: [1, 1, 1], ends: false }
+    "three messages": { ...small, writes: [1, 1, 1], ends: false },
+    "watched: one byte and another one": { ...watched, writes: [1, 1] },
+    "watched: three messages": { ...watched, writes: [1, 1, 1], ends: false }
   }
 
   for (const [name, shape] of Object.entries(isDeep ? { ...shapes, ...deep } : shapes)) {
@@ -175,6 +184,42 @@ describe("a ring whose sides have a bell, at every interleaving", () => {
       () => void proves(`with bells: ${name}`, ring({ core, ...shape })),
       isDeep ? 3600_000 : undefined
     )
+  }
+
+  it("watched without patience: every interleaving", async () => {
+    const hasty = await load(impatient)
+    proves("with bells: watched without patience", ring({ core: hasty, ...watched, writes: [1, 1], ends: false }))
+  })
+})
+
+describe("a thread that watches with a mistake in it is found out", () => {
+  const broken: Record<string, ReadonlyArray<Patch>> = {
+    "it parks without looking once more": [{ file: "Watch", find: "if (fifo.hasMoved) isQuiet = false", put: "" }],
+    "it parks, and leaves the flags as they are": [
+      { file: "Watch", find: "fifo.unsetEvent()\n      if (fifo.hasMoved)", put: "if (fifo.hasMoved)" }
+    ],
+    "it looks once more before it clears the flag": [
+      {
+        file: "Watch",
+        find: "fifo.unsetEvent()\n      if (fifo.hasMoved) isQuiet = false",
+        put: "if (fifo.hasMoved) isQuiet = false\n      fifo.unsetEvent()"
+      }
+    ],
+    "it loses patience without looking once more": [
+      impatient,
+      { file: "Watch", find: "return entry.fifo.hasMoved", put: "return false" }
+    ],
+    "it loses patience, and leaves the flag as it is": [
+      impatient,
+      { file: "Watch", find: "entry.fifo.unsetEvent()", put: "" }
+    ]
+  }
+
+  for (const [name, patches] of Object.entries(broken)) {
+    it(`${name}: found out`, async () => {
+      const mistaken = await load(...patches)
+      catches(name, ring({ core: mistaken, ...watched, writes: [1, 1], ends: false }), /reader waits for ever/)
+    })
   }
 })
 

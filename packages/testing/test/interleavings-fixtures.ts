@@ -30,6 +30,7 @@ const shipped = {
   Fifo: "core/src/memory/Fifo.ts",
   FifoSegment: "core/src/memory/FifoSegment.ts",
   Parking: "platform/src/thread/Parking.ts",
+  Watch: "platform/src/thread/Watch.ts",
   Bell: "platform/src/thread/Bell.ts"
 }
 
@@ -236,6 +237,8 @@ export interface Ring {
   readonly reads: number
   /** Whether the two sides ring each other with the bell that threads have. Otherwise a word is enough. */
   readonly rings?: boolean
+  /** Whether the reader's thread watches the FIFO, and is rung only when it has parked. */
+  readonly watches?: boolean
   /** Whether the writer ends its stream and rings for that. Otherwise the reader knows when it has everything. */
   readonly ends?: boolean
   /** Bytes after which the reader closes. Default: never. */
@@ -284,7 +287,8 @@ export const ring = (ring: Ring): Interleavings.Options<any> => {
         listen() {
           words.waitWhile(own, 0)
           words.store(own, 0)
-        }
+        },
+        watch: () => false
       }
     }
     const bell = new core.Bell.Bell(
@@ -294,7 +298,8 @@ export const ring = (ring: Ring): Interleavings.Options<any> => {
       new Shifted(words, bells) as unknown as SharedWords
     )
     const ear = { isRung: false }
-    bell.attach(0, { onRing: () => void (ear.isRung = true) })
+    const target = { onRing: () => void (ear.isRung = true) }
+    bell.attach(0, target)
     return {
       tell: () => bell.ring(0),
       listen() {
@@ -304,7 +309,8 @@ export const ring = (ring: Ring): Interleavings.Options<any> => {
           bell.unpark()
         }
         ear.isRung = false
-      }
+      },
+      watch: (fifo: Fifo.Fifo) => ring.watches === true && bell.watch(fifo, target)
     }
   }
 
@@ -363,7 +369,7 @@ export const ring = (ring: Ring): Interleavings.Options<any> => {
 
   const reader = (words: Words): Outcome => {
     const fifo = words.prepare(() => attach(words, Fifo.READER))
-    const { listen, tell } = bellOf(words, 1)
+    const { listen, tell, watch } = bellOf(words, 1)
     const target = new Uint8Array(ring.reads)
     let bytes = 0
 
@@ -371,18 +377,23 @@ export const ring = (ring: Ring): Interleavings.Options<any> => {
     const look = (): number => fifo.dequeue(target, 0, target.length)
     const canRead = (): boolean =>
       fifo.readable !== 0 || fifo.isEnded || fifo.isResetBy(Fifo.WRITER) || fifo.isGone(Fifo.WRITER)
-    /** Why there is nothing and never will be; otherwise the writer tells about whatever comes now. */
-    const whyNothing = (): Outcome["how"] | undefined => {
+    /** From here on the reader is told. True when that is by the writer: then it looks once more. */
+    const askToBeTold = (): boolean => {
+      if (watch(fifo)) return false
+      fifo.unsetEvent()
+      return true
+    }
+    let isToLook = true
+    /** Why there is nothing and never will be; otherwise the reader is told about whatever comes now. */
+    const whyNothing = (state: number): Outcome["how"] | undefined => {
       if (isClosed()) return "closed"
       if (fifo.isResetBy(Fifo.WRITER)) return "reset"
-      let isEnded = mistakes.looksForEndLast ? false : fifo.isEnded
-      const isGone = fifo.isGone(Fifo.WRITER)
-      if (!mistakes.clearsAfterLooking) fifo.unsetEvent()
-      const isEmpty = mistakes.readsNoMore || fifo.readable === 0
+      isToLook = !mistakes.clearsAfterLooking && askToBeTold() && !mistakes.readsNoMore
+      const isEmpty = !(isToLook || mistakes.clearsAfterLooking) || fifo.readable === 0
       if (mistakes.clearsAfterLooking) fifo.unsetEvent()
-      if (mistakes.looksForEndLast) isEnded = fifo.isEnded
+      const isEnded = ((mistakes.looksForEndLast ? fifo.writerState : state) & Fifo.OVER) !== 0
       if (!isEmpty) return undefined
-      return isEnded ? "ended" : isGone ? "gone" : undefined
+      return isEnded ? "ended" : (state & Fifo.GONE) !== 0 ? "gone" : undefined
     }
 
     for (;;) {
@@ -394,19 +405,21 @@ export const ring = (ring: Ring): Interleavings.Options<any> => {
       }
       if (!ends && bytes === total) return { how: "all", bytes }
       if (isClosed()) return { how: "closed", bytes }
-      if (fifo.isResetBy(Fifo.WRITER)) return { how: "reset", bytes }
+      // Before the bytes are looked for: whoever ended published all of them first.
+      const state = fifo.writerState
+      if ((state & Fifo.RESET) !== 0) return { how: "reset", bytes }
       let count = look()
       if (count === Fifo.EMPTY) {
-        const how = whyNothing()
+        const how = whyNothing(state)
         if (how !== undefined) return { how, bytes }
-        if (!mistakes.clearsAfterLooking && !mistakes.readsNoMore) count = look()
+        if (isToLook) count = look()
       }
       if (count === Fifo.EMPTY) {
         for (;;) {
           listen()
           if (mistakes.readsNoMore || mistakes.clearsAfterLooking || isClosed()) break
           // Told of what it has read already: the writer tells again of what comes next.
-          if (!mistakes.keepsFlag && !canRead()) fifo.unsetEvent()
+          if (!mistakes.keepsFlag && !canRead()) askToBeTold()
           if (canRead()) break
         }
         continue
@@ -559,13 +572,13 @@ const HEADER = {
   generation: 0,
   size: 1,
   minAlloc: 2,
+  reader: 3,
   tail: 16,
   "tail chunk": 17,
   writer: 18,
   event: 19,
   head: 32,
   "head chunk": 33,
-  reader: 34,
   want: 48,
   threshold: 49,
   told: 50

@@ -7,6 +7,7 @@
  *
  * @since 0.1.0
  */
+import type { Fifo } from "./Fifo.ts"
 
 /**
  * What a side holds to ring the other one.
@@ -28,6 +29,23 @@ export interface Doorbell {
  */
 export interface Target {
   readonly onRing: () => void
+}
+
+/**
+ * A thread that looks at FIFOs by itself, so that it need not be rung.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Watcher {
+  /**
+   * For a reader that has found its FIFO empty, and has not cleared its event
+   * flag: rings the target, once, when there is more. False when the writer has
+   * to ring.
+   */
+  readonly watch: (fifo: Fifo, target: Target) => boolean
+  /** The FIFO is not looked at any more. */
+  readonly unwatch: (fifo: Fifo) => void
 }
 
 /**
@@ -54,6 +72,8 @@ export interface Target {
  */
 export class LocalDoorbell implements Doorbell {
   target: Target | undefined = undefined
+  /** Who watches what its side reads, where the other side is in another thread. */
+  watcher: Watcher | undefined = undefined
 
   ring(): void {
     if (this.target !== undefined) this.target.onRing()

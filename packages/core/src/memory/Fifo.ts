@@ -35,6 +35,8 @@ import type { SharedWords } from "./SharedWords.ts"
 const W_GENERATION = 0
 const W_SIZE = 1
 const W_MIN_ALLOC = 2
+// The reader's, but not in the line of its head: the writer looks at this one for each write, and at the head seldom.
+const W_READER = 3
 const W_TAIL = 16
 const W_TAIL_CHUNK = 17
 const W_WRITER = 18
@@ -42,7 +44,6 @@ const W_WRITER = 18
 const W_EVENT = 19
 const W_HEAD = 32
 const W_HEAD_CHUNK = 33
-const W_READER = 34
 const W_WANT = 48
 const W_THRESHOLD = 49
 const W_TOLD = 50
@@ -768,6 +769,16 @@ export class Fifo {
   setEvent(): boolean {
     // Looked at first: while it is set, its line can stay with the other side.
     return this.words.load(this.at + W_EVENT) === 0 && this.words.exchange(this.at + W_EVENT, 1) === 0
+  }
+
+  /** For the reader: whether the writer has published something since it has last looked. */
+  get hasMoved(): boolean {
+    return this.words.load(this.at + W_TAIL) !== this.tailSeen
+  }
+
+  /** The same for a tenth of the price, for who looks again and again: it may be wrong for a moment. */
+  get seemsMoved(): boolean {
+    return this.words.peek(this.at + W_TAIL) !== this.tailSeen
   }
 
   /** Called by the reader before it looks: from now on the writer tells it again. */

@@ -14,11 +14,12 @@
  *
  * @since 0.1.0
  */
-import type { Target } from "@cut-through/core/memory/Doorbell"
+import type { Target, Watcher } from "@cut-through/core/memory/Doorbell"
+import type { Fifo } from "@cut-through/core/memory/Fifo"
 import { SharedWords } from "@cut-through/core/memory/SharedWords"
-import * as Effect from "effect/Effect"
 import { Parking } from "./Parking.ts"
 import type { Source } from "./Poller.ts"
+import * as Watch from "./Watch.ts"
 
 /**
  * Bits in each direction. Sessions beyond that share bits: whoever shares one
@@ -78,7 +79,7 @@ const lowest = (bits: number): number => 31 - Math.clz32(bits & -bits)
  * @category constructors
  * @since 0.1.0
  */
-export class Bell implements Source {
+export class Bell implements Source, Watcher {
   private readonly words: SharedWords
   /** Where the words of the direction to this thread begin, and of that to the other one. */
   private readonly mine: number
@@ -87,6 +88,7 @@ export class Bell implements Source {
   private readonly parking: Parking
   /** Who is attached to each bit. */
   private readonly targets: Array<ReadonlyArray<Target> | undefined> = new Array(SLOTS).fill(undefined)
+  private readonly watched = new Watch.Watch()
   private isClosed = false
 
   constructor(buffer: SharedArrayBuffer, side: 0 | 1, heat: () => void, words = new SharedWords(buffer)) {
@@ -128,24 +130,37 @@ export class Bell implements Source {
     this.targets[at] = left?.length === 0 ? undefined : left
   }
 
+  watch(fifo: Fifo, target: Target): boolean {
+    if (this.isClosed) return false
+    // Who waits expects something, and may have written to somebody who did not want to be rung.
+    this.heat()
+    return this.watched.add(fifo, target)
+  }
+
+  unwatch(fifo: Fifo): void {
+    this.watched.remove(fifo)
+  }
+
   /** Nobody rings nor is rung any more, and nothing is held; the poller still has to let go of it. */
   close(): void {
     if (this.isClosed) return
     this.isClosed = true
     this.targets.fill(undefined)
+    this.watched.clear()
     this.parking.close()
   }
 
   // Plain, for a tenth of what an atomic look costs. Nothing rests on it: `take` and `park` look for themselves.
   hasNews(): boolean {
-    return this.words.peek(this.mine + SUMMARY) !== 0 && !this.isClosed
+    return (this.words.peek(this.mine + SUMMARY) !== 0 || this.watched.hasNews()) && !this.isClosed
   }
 
   take(): boolean {
     const { mine, words } = this
-    // A plain look first: when it says yes, the atomic one is saved.
-    if ((words.peek(mine + SUMMARY) === 0 && words.load(mine + SUMMARY) === 0) || this.isClosed) return false
-    let isAny = false
+    if (this.isClosed) return false
+    let isAny = this.watched.take()
+    // A plain look first: when it says yes, the atomic one is saved, as it is when there was something else.
+    if (words.peek(mine + SUMMARY) === 0 && (isAny || words.load(mine + SUMMARY) === 0)) return isAny
     // The summary before its leaves: a bit that comes in between is in the summary again.
     let leaves = words.exchange(mine + SUMMARY, 0)
     for (; leaves !== 0; leaves &= leaves - 1) {
@@ -162,11 +177,12 @@ export class Bell implements Source {
   park(): boolean {
     if (this.isClosed) return true
     this.parking.park()
-    return this.words.load(this.mine + SUMMARY) === 0
+    return this.watched.park() && this.words.load(this.mine + SUMMARY) === 0
   }
 
   unpark(): void {
     this.parking.unpark()
+    this.watched.unpark()
   }
 
   whenRung(wake: () => void): void {
@@ -179,11 +195,7 @@ export class Bell implements Source {
     for (let i = 0; i < targets.length; i++) {
       // One before it may have detached it.
       if (i > 0 && !this.targets[slot]?.includes(targets[i])) continue
-      try {
-        targets[i].onRing()
-      } catch (defect) {
-        Effect.runFork(Effect.logError("What was rung by another thread failed", defect))
-      }
+      Watch.ring(targets[i])
     }
   }
 }

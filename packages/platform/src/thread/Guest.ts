@@ -580,6 +580,7 @@ class GuestSession implements AppSession, Target {
     this.bell = guest.bells.get(info.pair)
     if (this.bell !== undefined) {
       this.bell.attach(info.slot, this)
+      this.doorbell.watcher = this.bell
     } else if (info.pair === 0) {
       const sides = guest.inside.get(info.slot)
       if (sides === undefined) guest.inside.set(info.slot, [this])

@@ -240,6 +240,7 @@ class PairLine implements Line {
     if (pair.bell !== undefined) {
       this.own = { onRing: () => local.ring() }
       pair.bell.attach(this.slot, this.own)
+      local.watcher = pair.bell
     }
     this.toServer = this.ringer(server, client === undefined, this.server, () => this.serverSession)
     this.toClient = this.ringer(client, server === undefined, this.client, () => this.clientSession)
