@@ -453,6 +453,11 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   private isClosed = false
   private hasEnded = false
   private isWriting = false
+  /**
+   * What was there when this side last looked is taken, and nobody has rung since. Where the FIFO is watched it need not
+   * look again to find it empty, which would take the line with the tail away from a writer that is at work.
+   */
+  private hasTakenAll = false
   private bytesReceived = 0
   private bytesSent = 0
 
@@ -618,6 +623,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
 
   /** Rung by the other side: the only place, with `closing`, where who waits is woken. */
   onRing(): void {
+    this.hasTakenAll = false
     const { direct } = this
     const isRead = direct !== undefined && direct.wantsRead
     if (isRead || this.readers.length > 0) {
@@ -711,10 +717,14 @@ class ConnectionImpl implements Connection, Doorbell.Target {
 
   /** From here on this side is told of whatever comes. True when that is by the writer: then it looks once more. */
   private askToBeTold(): boolean {
-    const { watcher } = this.session.doorbell
-    if (watcher !== undefined && watcher.watch(this.rx, this)) return false
+    if (this.isWatched()) return false
     this.rx.unsetEvent()
     return true
+  }
+
+  private isWatched(): boolean {
+    const { watcher } = this.session.doorbell
+    return watcher !== undefined && watcher.watch(this.rx, this)
   }
 
   private attemptRead<A extends Uint8Array>(allocate: (bytes: number) => A): ReadExit<A> | undefined {
@@ -735,6 +745,7 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   /** How many bytes there are, `Fifo.EMPTY`, or {@link OVER}. */
   private lookForBytes(): number {
     if (this.isClosed) return OVER
+    this.hasTakenAll = false
     const { rx } = this
     // Before the bytes are looked for: whoever ended published all of them first.
     const state = rx.writerState
@@ -751,9 +762,14 @@ class ConnectionImpl implements Connection, Doorbell.Target {
   takeInto(buffer: Uint8Array): number {
     if (this.isClosed) return OVER
     const { rx } = this
+    if (this.hasTakenAll) {
+      this.hasTakenAll = false
+      if (this.isWatched()) return Fifo.EMPTY
+    }
     const state = rx.writerState
     if ((state & Fifo.RESET) !== 0) return OVER
     let count = rx.dequeue(buffer, 0, buffer.length)
+    this.hasTakenAll = state === 0 && count > 0 && count < buffer.length
     if (count === Fifo.EMPTY) {
       if (this.askToBeTold()) count = rx.dequeue(buffer, 0, buffer.length)
       if (count === Fifo.EMPTY) return state === 0 ? Fifo.EMPTY : OVER

@@ -1,4 +1,7 @@
 import { Application, Connection, Endpoint, NonBlocking } from "@cut-through/core"
+import type * as Doorbell from "@cut-through/core/memory/Doorbell"
+import type { Fifo } from "@cut-through/core/memory/Fifo"
+import type { AppSession } from "@cut-through/core/session/Session"
 import type * as SessionLayer from "@cut-through/core/session/SessionLayer"
 import { Leaks } from "@cut-through/testing"
 import { assert, describe, it } from "@effect/vitest"
@@ -308,6 +311,105 @@ describe("NonBlocking", () => {
       yield* client.write(Uint8Array.of(1))
       assert.deepStrictEqual([first.calls, second.calls], [[], ["readable"]])
       assert.strictEqual(second.stream.readInto(new Uint8Array(1)), 1)
+    }).pipe(withLayer)
+  )
+})
+
+describe("NonBlocking, where the reader's thread watches the FIFO", () => {
+  /** Between threads `thread/Watch` of the platform does this, when its poller looks. */
+  class Watcher implements Doorbell.Watcher {
+    readonly watched = new Map<Fifo, Doorbell.Target>()
+    watch(fifo: Fifo, target: Doorbell.Target): boolean {
+      this.watched.set(fifo, target)
+      return true
+    }
+    unwatch(fifo: Fifo): void {
+      this.watched.delete(fifo)
+    }
+    look(): void {
+      for (const [fifo, target] of this.watched) {
+        if (!fifo.seemsMoved) continue
+        this.watched.delete(fifo)
+        target.onRing()
+      }
+    }
+  }
+
+  const watchedPair = Effect.gen(function* () {
+    const { client, server } = yield* connectedPair
+    const watcher = new Watcher()
+    const { session } = server as unknown as { readonly session: AppSession }
+    session.doorbell.watcher = watcher
+    // Told once, so that the writer rings no more.
+    const { calls, stream } = listening(server)
+    yield* client.write(Uint8Array.of(0))
+    assert.strictEqual(stream.readInto(new Uint8Array(8)), 1)
+    return { client, server, watcher, calls, stream }
+  })
+
+  it.effect("it is called back when the thread looks, not by the writer", () =>
+    Effect.gen(function* () {
+      const { calls, client, stream, watcher } = yield* watchedPair
+      const buffer = new Uint8Array(8)
+      for (let n = 1; n <= 3; n++) {
+        assert.strictEqual(stream.readInto(buffer), WOULD_BLOCK)
+        yield* client.write(Uint8Array.of(1, 2))
+        yield* client.write(Uint8Array.of(3))
+        assert.strictEqual(calls.length, n - 1)
+        watcher.look()
+        assert.strictEqual(calls.length, n)
+        assert.strictEqual(stream.readInto(buffer), 3)
+      }
+    }).pipe(withLayer)
+  )
+
+  it.effect("an end that comes with the bytes is found behind them, and so is one that comes after", () =>
+    Effect.gen(function* () {
+      const buffer = new Uint8Array(8)
+      for (const isLate of [false, true]) {
+        const { calls, client, stream, watcher } = yield* watchedPair
+        assert.strictEqual(stream.readInto(buffer), WOULD_BLOCK)
+        yield* client.write(Uint8Array.of(1, 2))
+        if (!isLate) yield* client.end
+        watcher.look()
+        assert.strictEqual(stream.readInto(buffer), 2)
+        if (isLate) {
+          yield* client.end
+          assert.strictEqual(calls.length, 1, "nobody waited")
+        }
+        assert.strictEqual(stream.readInto(buffer), 0)
+      }
+    }).pipe(withLayer)
+  )
+
+  it.effect("what a fiber has left is found", () =>
+    Effect.gen(function* () {
+      const { client, server, stream } = yield* watchedPair
+      yield* client.write(new Uint8Array(100_000))
+      const first = yield* server.read
+      assert.strictEqual(stream.readInto(new Uint8Array(100_000)), 100_000 - first.length)
+      assert.isBelow(first.length, 100_000)
+    }).pipe(withLayer)
+  )
+
+  it.effect("a fiber that waits is told, too", () =>
+    Effect.gen(function* () {
+      const { client, server, watcher } = yield* watchedPair
+      const fiber = yield* Effect.forkChild(server.read, { startImmediately: true })
+      yield* client.write(Uint8Array.of(7))
+      assert.isUndefined(fiber.pollUnsafe())
+      watcher.look()
+      assert.deepStrictEqual(yield* Fiber.join(fiber), Uint8Array.of(7))
+    }).pipe(withLayer)
+  )
+
+  it.effect("a connection that has closed is watched no more", () =>
+    Effect.gen(function* () {
+      const { server, stream, watcher } = yield* watchedPair
+      assert.strictEqual(stream.readInto(new Uint8Array(8)), WOULD_BLOCK)
+      assert.strictEqual(watcher.watched.size, 1)
+      yield* Effect.forkChild(server.reset, { startImmediately: true })
+      assert.strictEqual(watcher.watched.size, 0)
     }).pipe(withLayer)
   )
 })
