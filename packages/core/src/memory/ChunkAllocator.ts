@@ -196,7 +196,10 @@ export class ChunkAllocator {
     while (unit < this.units) {
       let sizeClass = CLASSES - 1
       while ((unit & ((1 << sizeClass) - 1)) !== 0 || unit + (1 << sizeClass) > this.units) sizeClass--
-      this.setFree(sizeClass, unit >>> sizeClass)
+      // Plainly, for a tenth of what `setFree` costs: nobody else uses them yet.
+      const word = this.bitmaps[sizeClass] + (unit >>> (sizeClass + 5))
+      this.words.init(word, this.words.peek(word) | (1 << ((unit >>> sizeClass) & 31)))
+      this.words.init(this.at + sizeClass, this.words.peek(this.at + sizeClass) + 1)
       unit += 1 << sizeClass
     }
     this.hints.fill(0)

@@ -138,6 +138,8 @@ export const pairsPerSegment = (size: number, rxSize: number, txSize: number): n
  * Formats memory as an empty segment. The memory must be zeroed and at least
  * `regionBytes(options)` long. Other threads that have had it mapped may have
  * written to it since: of what they have left there, the segment uses nothing.
+ * A segment that this thread has had in the same memory `before`, and that is not
+ * used any more, makes it cheaper.
  *
  * **Example** (A segment with one FIFO)
  *
@@ -157,28 +159,22 @@ export const pairsPerSegment = (size: number, rxSize: number, txSize: number): n
  * @category constructors
  * @since 0.1.0
  */
-export const make = (words: SharedWords, options: Options): FifoSegment => {
-  const layout = layoutFor(options)
-  const segment = new FifoSegment(words, layout)
-  words.zero(0, segment.chunks.descriptors * 4)
-  words.store(H_UNITS, layout.units)
-  words.store(H_UNIT_BYTES, layout.unitBytes)
-  words.store(H_MAX_FIFOS, layout.maxFifos)
-  words.store(H_HIGH_WATERMARK, options.highWatermark ?? 80)
-  words.store(H_LOW_WATERMARK, options.lowWatermark ?? 50)
-  segment.chunks.format()
-  words.store(H_MAGIC, MAGIC)
+export const make = (words: SharedWords, options: Options, before?: FifoSegment): FifoSegment => {
+  const segment =
+    before?.words === words && before.suits(options) ? before.successor() : new FifoSegment(words, layoutFor(options))
+  segment.divide(options)
   return segment
 }
 
 /**
  * Maps a segment that another thread has made. Returns `undefined` when the
- * memory holds no segment, or one whose tables would not fit in it.
+ * memory holds no segment, or one whose tables would not fit in it. What was
+ * returned `before` for a segment in the same memory is used again if it fits.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const attach = (words: SharedWords): FifoSegment | undefined => {
+export const attach = (words: SharedWords, before?: FifoSegment): FifoSegment | undefined => {
   if (words.byteLength < HEADER_WORDS * 4 || words.load(H_MAGIC) !== MAGIC) return undefined
   const units = words.load(H_UNITS)
   const unitBytes = words.load(H_UNIT_BYTES)
@@ -191,6 +187,7 @@ export const attach = (words: SharedWords): FifoSegment | undefined => {
     unitBytes > 0 &&
     (unitBytes & (unitBytes - 1)) === 0
   if (!sane) return undefined
+  if (before?.words === words && before.isDivided(units, unitBytes, maxFifos)) return before
   const layout = layoutOf(units, unitBytes, maxFifos)
   return layout.byteLength <= words.byteLength ? new FifoSegment(words, layout) : undefined
 }
@@ -219,15 +216,17 @@ export class FifoSegment {
   private condemned = false
 
   /** @internal */
-  constructor(words: SharedWords, layout: Layout) {
+  constructor(words: SharedWords, layout: Layout, chunks?: ChunkAllocator) {
     this.words = words
     this.layout = layout
-    this.chunks = new ChunkAllocator(words, {
-      at: HEADER_WORDS,
-      units: layout.units,
-      unitBytes: layout.unitBytes,
-      dataStart: layout.dataStart
-    })
+    this.chunks =
+      chunks ??
+      new ChunkAllocator(words, {
+        at: HEADER_WORDS,
+        units: layout.units,
+        unitBytes: layout.unitBytes,
+        dataStart: layout.dataStart
+      })
   }
 
   /** Bytes for chunks. */
@@ -405,11 +404,8 @@ export class FifoSegment {
    */
   isLike(options: Options): boolean {
     const { layout } = this
-    const unitBytes = options.unitBytes ?? MIN_CHUNK_BYTES
     return (
-      unitBytes === layout.unitBytes &&
-      unitsOf(options.size, unitBytes) === layout.units &&
-      (options.maxFifos ?? layout.units) === layout.maxFifos &&
+      this.suits(options) &&
       this.words.peek(H_MAGIC) === MAGIC &&
       this.words.peek(H_UNITS) === layout.units &&
       this.words.peek(H_UNIT_BYTES) === layout.unitBytes &&
@@ -417,6 +413,37 @@ export class FifoSegment {
       this.words.peek(H_HIGH_WATERMARK) === (options.highWatermark ?? 80) &&
       this.words.peek(H_LOW_WATERMARK) === (options.lowWatermark ?? 50)
     )
+  }
+
+  /** @internal */
+  isDivided(units: number, unitBytes: number, maxFifos: number): boolean {
+    const { layout } = this
+    return layout.units === units && layout.unitBytes === unitBytes && layout.maxFifos === maxFifos
+  }
+
+  /** Whether a segment with these options would be divided as this one is, whatever the memory says. @internal */
+  suits(options: Options): boolean {
+    const unitBytes = options.unitBytes ?? MIN_CHUNK_BYTES
+    const units = unitsOf(options.size, unitBytes)
+    return this.isDivided(units, unitBytes, options.maxFifos ?? units)
+  }
+
+  /** One in the same memory, divided alike. @internal */
+  successor(): FifoSegment {
+    return new FifoSegment(this.words, this.layout, this.chunks)
+  }
+
+  /** @internal */
+  divide(options: Options): void {
+    const { layout, words } = this
+    words.zero(0, this.chunks.descriptors * 4)
+    words.init(H_UNITS, layout.units)
+    words.init(H_UNIT_BYTES, layout.unitBytes)
+    words.init(H_MAX_FIFOS, layout.maxFifos)
+    words.init(H_HIGH_WATERMARK, options.highWatermark ?? 80)
+    words.init(H_LOW_WATERMARK, options.lowWatermark ?? 50)
+    this.chunks.format()
+    words.store(H_MAGIC, MAGIC)
   }
 
   /**

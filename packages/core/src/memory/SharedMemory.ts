@@ -54,6 +54,8 @@ export interface Region {
    * other threads can write to.
    */
   blank?: { readonly touchedRanges: () => Iterable<readonly [start: number, end: number]> } | undefined
+  /** What its last owner has divided it with, for the next one: it says nothing about what is in it. */
+  tools?: object | undefined
 }
 
 /**

@@ -229,11 +229,12 @@ export const addSegment = (manager: SegmentManager, memory: SharedMemory["Servic
 
 /** What the region's last owner has left, if it fits: dividing one anew costs more than most segments live for. */
 const fifosIn = (region: Region, options: FifoSegment.Options): FifoSegment.FifoSegment => {
-  const { blank } = region
+  const { blank, tools } = region
   region.blank = undefined
+  region.tools = undefined
   if (blank instanceof FifoSegment.FifoSegment && blank.isLike(options)) return blank
   for (const [start, end] of blank?.touchedRanges() ?? []) region.words.zero(start, end)
-  return FifoSegment.make(region.words, options)
+  return FifoSegment.make(region.words, options, tools instanceof FifoSegment.FifoSegment ? tools : undefined)
 }
 
 const remove = (segment: Segment, memory: SharedMemory["Service"]): void => {
@@ -263,6 +264,8 @@ const release = ({ fifos, region }: Segment, memory: SharedMemory["Service"]): v
   // Tables that others can write to are nothing to leave to anybody.
   const isBlank = region.mappers === undefined && fifos.scrub()
   if (isBlank) region.blank = fifos
+  // Private to this thread: dividing the memory anew is cheaper with them.
+  else region.tools = fifos
   memory.release(region, isBlank ? [] : fifos.touchedRanges())
 }
 
