@@ -209,7 +209,10 @@ const make = (runtime: Runtime, source: Source, hold: Hold): Listener => {
       return request
     }),
     run: <A, E, R>(handler: (connection: Connection) => Effect.Effect<A, E, R>) =>
-      Effect.scopedWith((scope) => {
+      Effect.suspend(() => {
+        // Not finalizers of a scope, which keeps them in a `Map`: V8 lets everything grow old that has been in one which
+        // lives long.
+        const serving: Array<Serving> = []
         const serve = (session: Session.AppSession): Effect.Effect<void> =>
           Effect.scopedWith((own) => {
             const connection = fromSession(runtime, session, own)
@@ -226,11 +229,27 @@ const make = (runtime: Runtime, source: Source, hold: Hold): Listener => {
           ) as Effect.Effect<void>
         // Between accepting a session and serving it nothing can interrupt: the fiber is started in the same step.
         const next = take(true, (session, fiber) => {
-          Fiber.runIn(Effect.runForkWith(fiber.context)(serve(session), { uninterruptible: true }), scope)
+          const served = Effect.runForkWith(fiber.context)(serve(session), { uninterruptible: true })
+          if (served.pollUnsafe() !== undefined) return
+          const one = { fiber: served, place: serving.length }
+          serving.push(one)
+          served.addObserver(() => {
+            const last = serving.pop()!
+            if (last === one) return
+            serving[one.place] = last
+            last.place = one.place
+          })
         })
-        return Effect.forever(next, { disableYield: true })
+        const stop = Effect.suspend(() => Fiber.interruptAll(serving.map(({ fiber }) => fiber)))
+        return Effect.ensuring(Effect.forever(next, { disableYield: true }), stop)
       }) as Effect.Effect<never, SessionError.SessionError, Exclude<R, Scope.Scope | Connection>>
   }
+}
+
+/** A connection's fiber, and its place among all of its listener. */
+interface Serving {
+  readonly fiber: Fiber.Fiber<void>
+  place: number
 }
 
 const scopeOf = (fiber: Fiber.Fiber<unknown, unknown>): Scope.Scope =>
