@@ -9,7 +9,7 @@
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Endpoint from "../Endpoint.ts"
+import * as Endpoint from "../Endpoint.ts"
 import type { Doorbell, LocalDoorbell } from "../memory/Doorbell.ts"
 import type { Fifo } from "../memory/Fifo.ts"
 import type { Feed } from "../runtime/Feed.ts"
@@ -312,6 +312,21 @@ export class Session implements AppSession {
     return this.transport.formatSession(this)
   }
 }
+
+/**
+ * What listings call a session: `[worker:index][CT:T] local->remote`.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const formatName = (
+  worker: number,
+  index: number,
+  path: Path,
+  local: Endpoint.Endpoint,
+  remote: Endpoint.Endpoint
+): string =>
+  `[${worker}:${index}][${path === "tcp" ? "TCP" : "CT"}:T] ${Endpoint.format(local)}->${Endpoint.format(remote)}`
 
 /**
  * Closes a session, gracefully or by breaking off, and returns what waits until

@@ -3,7 +3,6 @@
  *
  * @since 0.1.0
  */
-import * as Equal from "effect/Equal"
 import * as Endpoint from "../Endpoint.ts"
 import type { AppListener } from "./AppListener.ts"
 
@@ -85,7 +84,7 @@ export class SessionTable {
     const listeners = this.ports.get(endpoint.port)
     if (listeners === undefined) return undefined
     for (const listener of listeners) {
-      if (listener.endpoint === endpoint || Equal.equals(listener.endpoint, endpoint)) return listener
+      if (Endpoint.isSame(listener.endpoint, endpoint)) return listener
     }
     return undefined
   }

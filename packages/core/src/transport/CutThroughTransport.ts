@@ -30,7 +30,7 @@ import { lineBetween } from "../session/AppThread.ts"
 import type { AppWorker } from "../session/AppWorker.ts"
 import { Dial, HalfOpen, type Request } from "../session/HalfOpen.ts"
 import type { Reach } from "../session/Namespace.ts"
-import { Session } from "../session/Session.ts"
+import { formatName, Session } from "../session/Session.ts"
 import * as SessionRules from "../session/SessionRules.ts"
 import type { SessionLayer } from "../session/SessionLayer.ts"
 import type { Transport } from "../session/Transport.ts"
@@ -461,8 +461,8 @@ class CutThroughTransport implements Transport {
     return this.layer.connections.getHalfOpen(handle)
   }
 
-  formatSession({ dial, handle, local, remote, worker }: Session): string {
-    return `[${worker}:${HandleTable.indexOf(handle)}][${dial.path === undefined ? "CT" : dial.path.toUpperCase()}:T] ${Endpoint.format(local)}->${Endpoint.format(remote)}`
+  formatSession({ handle, local, path, remote, worker }: Session): string {
+    return formatName(worker, HandleTable.indexOf(handle), path, local, remote)
   }
 
   formatListener({ endpoint, handle, isProxy }: AppListener): string {

@@ -21,7 +21,7 @@ import { Hold, KeepAlive } from "@cut-through/core/runtime/KeepAlive"
 import * as Wake from "@cut-through/core/runtime/Wake"
 import type { Side } from "@cut-through/core/segment/SegmentContext"
 import type { AppEvent } from "@cut-through/core/session/AppEvent"
-import type { AppSession, Path, State } from "@cut-through/core/session/Session"
+import { type AppSession, formatName, type Path, type State } from "@cut-through/core/session/Session"
 import type { AttachOptions } from "@cut-through/core/session/SessionLayer"
 import * as SessionError from "@cut-through/core/SessionError"
 import * as Arr from "effect/Array"
@@ -31,6 +31,7 @@ import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { MessagePort } from "node:worker_threads"
+import { IntMap } from "../internal/IntMap.ts"
 import * as Bell from "./Bell.ts"
 import * as Control from "./Control.ts"
 import { Poller } from "./Poller.ts"
@@ -109,11 +110,18 @@ interface Pending {
   readonly hold: Hold | undefined
 }
 
+/** Memory that segments are in, one after the other. */
+interface MappedRegion {
+  readonly words: SharedWords
+  /** Of the last one. */
+  fifos: FifoSegment.FifoSegment | undefined
+}
+
 class GuestImpl implements Control.Listener<Protocol.Message> {
   readonly services: Services
-  readonly bells = new Map<number, Bell.Bell>()
+  readonly bells = new IntMap<Bell.Bell>()
   /** Both sides of connections within this thread, by their number. */
-  readonly inside = new Map<number, Array<GuestSession>>()
+  readonly inside = new IntMap<Array<GuestSession>>()
   private readonly control: Control.Control<Protocol.Request, Protocol.Message>
   private readonly answered: () => void
   private isClosed = false
@@ -121,11 +129,11 @@ class GuestImpl implements Control.Listener<Protocol.Message> {
   /** From when it has said so: then the host may have closed whatever it still sends. */
   private isLeaving = false
   private lastRequest = 0
-  private readonly pending = new Map<number, Pending>()
-  private readonly segments = new Map<number, FifoSegment.FifoSegment>()
+  private readonly pending = new IntMap<Pending>()
+  private readonly segments = new IntMap<FifoSegment.FifoSegment>()
   /** Memory that segments are in, or were: until the host says that it is not needed any more. */
-  private readonly regions = new Map<number, SharedWords>()
-  private readonly sessions = new Map<number, GuestSession>()
+  private readonly regions = new IntMap<MappedRegion>()
+  private readonly sessions = new IntMap<GuestSession>()
   private listeners = 0
   private readonly stopRenewing: () => void
 
@@ -253,17 +261,18 @@ class GuestImpl implements Control.Listener<Protocol.Message> {
   }
 
   private map({ buffer, region, segment }: MessageOf<"Segment">): void {
-    const words = this.wordsOf(region, buffer)
-    const fifos = words === undefined ? undefined : FifoSegment.attach(words)
+    const mapped = this.regionOf(region, buffer)
+    if (mapped === undefined) return
+    mapped.fifos = FifoSegment.attach(mapped.words, mapped.fifos)
     // Without it, its sessions are found corrupt one by one.
-    if (fifos !== undefined) this.segments.set(segment, fifos)
+    if (mapped.fifos !== undefined) this.segments.set(segment, mapped.fifos)
   }
 
-  private wordsOf(region: number | undefined, buffer: SharedArrayBuffer | undefined): SharedWords | undefined {
+  private regionOf(region: number | undefined, buffer: SharedArrayBuffer | undefined): MappedRegion | undefined {
     if (buffer === undefined) return this.regions.get(region!)
-    const words = new SharedWords(buffer, this.services.copy)
-    if (region !== undefined) this.regions.set(region, words)
-    return words
+    const mapped = { words: new SharedWords(buffer, this.services.copy), fifos: undefined }
+    if (region !== undefined) this.regions.set(region, mapped)
+    return mapped
   }
 
   private addBell(pair: number, buffer: SharedArrayBuffer, side: 0 | 1): void {
@@ -289,7 +298,9 @@ class GuestImpl implements Control.Listener<Protocol.Message> {
     const tx = segment?.attachFifo(info.tx, Fifo.WRITER)
     if (rx === undefined || tx === undefined) {
       this.post({ _tag: "Close", session: info.session, reset: true })
-      return SessionError.make(new SessionError.CorruptSegment({ endpoint: info.remote.slice("tcp://".length) }))
+      return SessionError.make(
+        new SessionError.CorruptSegment({ endpoint: Endpoint.format(Protocol.decodeAddress(info.remote)) })
+      )
     }
     const session = new GuestSession(this, info, rx, tx)
     this.sessions.set(info.session, session)
@@ -343,10 +354,10 @@ class GuestImpl implements Control.Listener<Protocol.Message> {
       session.reset()
       session.closed()
     }
-    for (const pair of this.bells.keys()) this.removeBell(pair)
+    for (const pair of this.bells.numbers()) this.removeBell(pair)
     this.segments.clear()
     this.regions.clear()
-    for (const id of this.pending.keys()) this.settle(id, this.whyClosed())
+    for (const id of this.pending.numbers()) this.settle(id, this.whyClosed())
   }
 
   // ---------------------------------------------------------------------------
@@ -480,7 +491,7 @@ class Backlog {
   private readonly waiting: Array<(session: GuestSession | undefined) => void> = []
   private readonly kept: Array<GuestSession> = []
   /** Requests without an answer, as many as there are who wait. */
-  private readonly requests = new Set<number>()
+  private readonly requests: Array<number> = []
   private isClosed = false
 
   constructor(guest: GuestImpl, listener: number, accepts: boolean) {
@@ -507,14 +518,13 @@ class Backlog {
   }
 
   private balance(): void {
-    while (this.requests.size < this.waiting.length && !this.isClosed) this.ask()
+    while (this.requests.length < this.waiting.length && !this.isClosed) this.ask()
   }
 
   /** Takes back the request of who was at this place, so that all others keep theirs in the line of the listener. */
   private cancel(place: number): void {
-    if (this.requests.size <= this.waiting.length) return
-    const request = [...this.requests][place]
-    this.requests.delete(request)
+    if (this.requests.length <= this.waiting.length) return
+    const [request] = this.requests.splice(place, 1)
     // It may have been answered already: then that is on its way, and somebody else's.
     this.guest.post({ _tag: "Cancel", request })
   }
@@ -526,14 +536,21 @@ class Backlog {
       (id) => ({ _tag: "Accept", id, listener: this.listener, accepts: this.accepts }),
       (answer) => {
         // What was cancelled is answered too, with an error that is nobody's.
-        const wasWanted = request === undefined || this.requests.delete(request)
+        const wasWanted = request === undefined || this.answered(request)
         if (answer instanceof SessionError.SessionError) return wasWanted ? this.ended() : undefined
         this.arrived((answer as MessageOf<"Accepted">).session)
       },
       // Not what keeps the thread running: its listener does.
       false
     )
-    if (request !== undefined) this.requests.add(request)
+    if (request !== undefined) this.requests.push(request)
+  }
+
+  /** Whether it was still wanted. */
+  private answered(request: number): boolean {
+    const place = this.requests.indexOf(request)
+    if (place >= 0) this.requests.splice(place, 1)
+    return place >= 0
   }
 
   private arrived(info: Protocol.SessionInfo | undefined): void {
@@ -607,11 +624,11 @@ class GuestSession implements AppSession, Target {
   }
 
   get local(): Endpoint.Endpoint {
-    return (this.madeLocal ??= Endpoint.parse(this.info.local))
+    return (this.madeLocal ??= Protocol.decodeAddress(this.info.local))
   }
 
   get remote(): Endpoint.Endpoint {
-    return (this.madeRemote ??= Endpoint.parse(this.info.remote))
+    return (this.madeRemote ??= Protocol.decodeAddress(this.info.remote))
   }
 
   get isClosing(): boolean {
@@ -693,6 +710,7 @@ class GuestSession implements AppSession, Target {
   }
 
   format(): string {
-    return this.info.name
+    const { index, path, worker } = this.info
+    return formatName(worker, index, path, this.local, this.remote)
   }
 }

@@ -12,7 +12,9 @@
 import { detach } from "@cut-through/core/Application"
 import * as Endpoint from "@cut-through/core/Endpoint"
 import * as Listener from "@cut-through/core/Listener"
-import { type Doorbell, LocalDoorbell } from "@cut-through/core/memory/Doorbell"
+import { type Doorbell, LocalDoorbell, type Target } from "@cut-through/core/memory/Doorbell"
+import * as HandleTable from "@cut-through/core/runtime/HandleTable"
+import type { Side } from "@cut-through/core/segment/SegmentContext"
 import type { Segment } from "@cut-through/core/segment/SegmentManager"
 import * as Acceptor from "@cut-through/core/session/Acceptor"
 import type { App } from "@cut-through/core/session/App"
@@ -32,6 +34,7 @@ import * as Queue from "effect/Queue"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import type { MessagePort } from "node:worker_threads"
+import { IntMap } from "../internal/IntMap.ts"
 import * as Bell from "./Bell.ts"
 import * as Control from "./Control.ts"
 import { Poller } from "./Poller.ts"
@@ -221,56 +224,75 @@ class Pair {
   }
 }
 
-class PairLine implements Line {
+/** Where nobody is rung: a side in another thread has its doorbell there. */
+const elsewhere = new LocalDoorbell()
+
+class PairLine implements Line, Target {
   readonly pair: Pair
   readonly slot: number
-  readonly server = new LocalDoorbell()
-  readonly client = new LocalDoorbell()
+  readonly server: LocalDoorbell
+  readonly client: LocalDoorbell
   readonly toServer: Doorbell
   readonly toClient: Doorbell
-  private clientSession: Session | undefined = undefined
-  private serverSession: Session | undefined = undefined
+  /** What the guests call its sides; 0 for one that is not given to one, or gone. */
+  serverId = 0
+  clientId = 0
   private sides = 0
-  private readonly own: { readonly onRing: () => void } | undefined
 
   constructor(pair: Pair, client: Guest | undefined, server: Guest | undefined) {
     this.pair = pair
     this.slot = pair.take()
+    this.server = server === undefined ? new LocalDoorbell() : elsewhere
+    this.client = client === undefined ? new LocalDoorbell() : elsewhere
+    this.toServer = server === undefined ? this.server : new Ringer(this, server, "server", client === undefined)
+    this.toClient = client === undefined ? this.client : new Ringer(this, client, "client", server === undefined)
+    if (pair.bell === undefined) return
+    pair.bell.attach(this.slot, this)
     const local = client === undefined ? this.client : this.server
-    if (pair.bell !== undefined) {
-      this.own = { onRing: () => local.ring() }
-      pair.bell.attach(this.slot, this.own)
-      local.watcher = pair.bell
-    }
-    this.toServer = this.ringer(server, client === undefined, this.server, () => this.serverSession)
-    this.toClient = this.ringer(client, server === undefined, this.client, () => this.clientSession)
+    local.watcher = pair.bell
   }
 
-  /** What makes one side look from the host's thread: its own sides by the bell, and on behalf of others by a message. */
-  private ringer(
-    guest: Guest | undefined,
-    isPeerHere: boolean,
-    local: LocalDoorbell,
-    session: () => Session | undefined
-  ): Doorbell {
-    if (guest === undefined) return local
-    const { bell } = this.pair
-    const { slot } = this
-    return isPeerHere && bell !== undefined ? { ring: () => bell.ring(slot) } : { ring: () => guest.look(session()) }
+  /** Rung by a guest: the side in the host's own thread. */
+  onRing(): void {
+    if (this.client === elsewhere) this.server.ring()
+    else this.client.ring()
   }
 
-  enter(session: Session): void {
-    if (session.side === "client") this.clientSession = session
-    else this.serverSession = session
+  given(side: Side, id: number): void {
+    if (side === "client") this.clientId = id
+    else this.serverId = id
+  }
+
+  enter(): void {
     this.sides++
   }
 
   leave(session: Session): void {
-    if (session.side === "client") this.clientSession = undefined
-    else this.serverSession = undefined
+    this.given(session.side, 0)
     if (--this.sides > 0) return
-    if (this.own !== undefined) this.pair.bell?.detach(this.slot, this.own)
+    this.pair.bell?.detach(this.slot, this)
     this.pair.give(this.slot)
+  }
+}
+
+/** Makes one side in another thread look, from the host's: for a side of the host by the bell, for others by a message. */
+class Ringer implements Doorbell {
+  private readonly line: PairLine
+  private readonly guest: Guest
+  private readonly side: Side
+  private readonly bell: Bell.Bell | undefined
+
+  constructor(line: PairLine, guest: Guest, side: Side, isPeerHere: boolean) {
+    this.line = line
+    this.guest = guest
+    this.side = side
+    this.bell = isPeerHere ? line.pair.bell : undefined
+  }
+
+  ring(): void {
+    if (this.bell !== undefined) return this.bell.ring(this.line.slot)
+    const id = this.side === "client" ? this.line.clientId : this.line.serverId
+    if (id !== 0) this.guest.look(id)
   }
 }
 
@@ -278,11 +300,17 @@ class PairLine implements Line {
 // guests
 // ---------------------------------------------------------------------------
 
-interface Mapping {
+/** A class, not a literal, as what a segment context keeps of it. */
+class Mapping {
   readonly buffer: SharedArrayBuffer
   /** The applications' workers that it was announced to, and that have not been told that it is gone. */
-  users: number
-  readonly acknowledge: Array<() => void>
+  users = 1
+  /** To be called for each of them when the guest has let go. */
+  readonly acknowledge: Array<() => void> = []
+
+  constructor(buffer: SharedArrayBuffer) {
+    this.buffer = buffer
+  }
 }
 
 interface Subscription {
@@ -301,13 +329,12 @@ class Guest implements AppThread, Control.Listener<Protocol.Request> {
   private isAttaching = false
   private hasLeft = false
   private lastId = 0
-  private readonly sessions = new Map<number, Session>()
-  private readonly ids = new Map<Session, number>()
-  private readonly listeners = new Map<number, Binding>()
-  private readonly subscriptions = new Map<number, Subscription>()
+  private readonly sessions = new IntMap<Session>()
+  private readonly listeners = new IntMap<Binding>()
+  private readonly subscriptions = new IntMap<Subscription>()
   /** What cancels a request that has no answer yet. */
-  private readonly requests = new Map<number, () => void>()
-  private readonly segments = new Map<number, Mapping>()
+  private readonly requests = new IntMap<() => void>()
+  private readonly segments = new IntMap<Mapping>()
   /** What it has been sent and not been told to forget, if it keeps regions; and those without a segment, the oldest first. */
   private regions: Map<SharedArrayBuffer, number> | undefined = undefined
   private readonly kept: Array<SharedArrayBuffer> = []
@@ -326,10 +353,9 @@ class Guest implements AppThread, Control.Listener<Protocol.Request> {
     if (!this.isGone) this.control.post(message)
   }
 
-  /** Makes a session look, unless it has not been given to the thread yet. */
-  look(session: Session | undefined): void {
-    const id = session === undefined ? undefined : this.ids.get(session)
-    if (id !== undefined) this.post({ _tag: "Look", session: id })
+  /** Makes a session of this number look. */
+  look(session: number): void {
+    this.post({ _tag: "Look", session })
   }
 
   line(client: AppThread | undefined, server: AppThread | undefined): Line {
@@ -345,7 +371,7 @@ class Guest implements AppThread, Control.Listener<Protocol.Request> {
     }
     const buffer = segment.region.words.buffer as SharedArrayBuffer
     this.announce(segment.id, buffer)
-    this.segments.set(segment.id, { buffer, users: 1, acknowledge: [] })
+    this.segments.set(segment.id, new Mapping(buffer))
   }
 
   /** What it has kept it need not be sent. */
@@ -620,7 +646,7 @@ class Guest implements AppThread, Control.Listener<Protocol.Request> {
     return worker
   }
 
-  private known<A>(values: Map<number, A>, id: number, what: string): A {
+  private known<A>(values: IntMap<A>, id: number, what: string): A {
     const value = values.get(id)
     if (value === undefined) throw invalid(`the ${what}`, id, `a ${what} that the guest has been given`)
     return value
@@ -637,21 +663,21 @@ class Guest implements AppThread, Control.Listener<Protocol.Request> {
   private give(session: Session): Protocol.SessionInfo {
     const id = ++this.lastId
     this.sessions.set(id, session)
-    this.ids.set(session, id)
     session.onClosed = () => {
       this.sessions.delete(id)
-      this.ids.delete(session)
       this.post({ _tag: "Closed", session: id })
     }
     const line = session.line as PairLine
+    line.given(session.side, id)
     return {
       session: id,
-      name: session.format(),
+      worker: session.worker,
+      index: HandleTable.indexOf(session.handle),
       side: session.side,
       path: session.path,
       state: session.state,
-      local: Protocol.encodeEndpoint(session.local),
-      remote: Protocol.encodeEndpoint(session.remote),
+      local: Protocol.encodeAddress(session.local),
+      remote: Protocol.encodeAddress(session.remote),
       segment: session.lease.segment.id,
       rx: session.rx.index,
       tx: session.tx.index,

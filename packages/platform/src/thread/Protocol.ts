@@ -30,7 +30,7 @@ import type { Record } from "./Ring.ts"
  * @category constants
  * @since 0.1.0
  */
-export const VERSION = 1
+export const VERSION = 2
 
 /**
  * The key under which a host leaves word of itself for the threads that are
@@ -128,6 +128,15 @@ export const decodeRequest = Schema.decodeUnknownResult(Request)
 // ---------------------------------------------------------------------------
 
 /**
+ * An endpoint in numbers, which cost less than a text: the words of the address,
+ * of IPv6 also the scope, and the port.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type EncodedAddress = ReadonlyArray<number>
+
+/**
  * A session, as its application gets it.
  *
  * @category models
@@ -135,12 +144,14 @@ export const decodeRequest = Schema.decodeUnknownResult(Request)
  */
 export interface SessionInfo {
   readonly session: number
-  readonly name: string
+  /** What listings call it by. */
+  readonly worker: number
+  readonly index: number
   readonly side: Side
   readonly path: Path
   readonly state: State
-  readonly local: string
-  readonly remote: string
+  readonly local: EncodedAddress
+  readonly remote: EncodedAddress
   readonly segment: number
   /** Numbers of its FIFOs in the segment. */
   readonly rx: number
@@ -328,9 +339,11 @@ const STATES: ReadonlyArray<State> = [
   "transport-deleted"
 ]
 
-const writeSession = (record: Record, info: SessionInfo): boolean =>
+const writeSession = (record: Record, info: SessionInfo): boolean => {
   record
     .int(info.session)
+    .int(info.worker)
+    .int(info.index)
     .int(SIDES.indexOf(info.side))
     .int(PATHS.indexOf(info.path))
     .int(STATES.indexOf(info.state))
@@ -339,12 +352,29 @@ const writeSession = (record: Record, info: SessionInfo): boolean =>
     .int(info.tx)
     .int(info.pair)
     .int(info.slot)
-    .text(info.name)
-    .text(info.local)
-    .text(info.remote).fits
+  writeAddress(record, info.local)
+  writeAddress(record, info.remote)
+  return record.fits
+}
+
+const writeAddress = (record: Record, address: EncodedAddress): void => {
+  record.int(address.length)
+  for (let i = 0; i < address.length; i++) record.int(address[i])
+}
+
+/** Of the longest there is. */
+const MOST_NUMBERS = 6
+
+const takeAddress = (record: Record): EncodedAddress => {
+  const address: Array<number> = []
+  for (let left = record.takeIndex(MOST_NUMBERS + 1); left > 0; left--) address.push(record.takeInt())
+  return address
+}
 
 const takeSession = (record: Record): SessionInfo => ({
   session: record.takeInt(),
+  worker: record.takeInt(),
+  index: record.takeInt(),
   side: SIDES[record.takeIndex(SIDES.length)],
   path: PATHS[record.takeIndex(PATHS.length)],
   state: STATES[record.takeIndex(STATES.length)],
@@ -353,9 +383,8 @@ const takeSession = (record: Record): SessionInfo => ({
   tx: record.takeInt(),
   pair: record.takeInt(),
   slot: record.takeInt(),
-  name: record.takeText(),
-  local: record.takeText(),
-  remote: record.takeText()
+  local: takeAddress(record),
+  remote: takeAddress(record)
 })
 
 /**
@@ -416,6 +445,22 @@ export const decodeError: (encoded: unknown) => SessionError.SessionError = Sche
  * @since 0.1.0
  */
 export const encodeEndpoint = (endpoint: Endpoint.Endpoint): string => `tcp://${Endpoint.format(endpoint)}`
+
+/**
+ * The endpoint of a session, as it crosses.
+ *
+ * @category encoding
+ * @since 0.1.0
+ */
+export const encodeAddress = Endpoint.toNumbers
+
+/**
+ * The endpoint again.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const decodeAddress = Endpoint.fromNumbers
 
 /**
  * The options of an application, as they cross: what structured cloning would

@@ -294,7 +294,7 @@ describe("what a guest says out of its turn", () => {
   it.live("another version, twice, or what no application may be: it does not attach", () =>
     withRaw((raw, host) =>
       Effect.gen(function* () {
-        for (const version of [0, 2, -1, Number.NaN, Infinity, 1.5]) {
+        for (const version of [0, Protocol.VERSION + 1, -1, Number.NaN, Infinity, 1.5]) {
           const answer = yield* raw.ask((id) => ({ ...attach(id), version }) as Protocol.Request)
           assert.strictEqual(reasonOf(answer), "InvalidArgument")
         }
