@@ -11,6 +11,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Context from "effect/Context"
+import * as Option from "effect/Option"
 import * as Scope from "effect/Scope"
 import { Connection, fromSession, type Runtime } from "./Connection.ts"
 import * as Endpoint from "./Endpoint.ts"
@@ -213,23 +214,23 @@ const make = (runtime: Runtime, source: Source, hold: Hold): Listener => {
         // Not finalizers of a scope, which keeps them in a `Map`: V8 lets everything grow old that has been in one which
         // lives long.
         const serving: Array<Serving> = []
-        const serve = (session: Session.AppSession): Effect.Effect<void> =>
-          Effect.scopedWith((own) => {
-            const connection = fromSession(runtime, session, own)
-            return Effect.suspend(() => handler(connection)).pipe(
-              Effect.provideService(Connection, connection),
-              Effect.provideService(Scope.Scope, own),
-              Effect.interruptible
-            )
-          }).pipe(
-            Effect.catchIf(isOver, (error) => Effect.logDebug("A connection was over before its handler", error)),
-            Effect.catchCause((cause) =>
-              Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.ignoreCause(Effect.failCause(cause), unhandled)
-            )
-          ) as Effect.Effect<void>
+        // One effect around the handler, and its services put in place before it starts: most connections live briefly.
+        const serve = (context: Context.Context<never>, session: Session.AppSession): Fiber.Fiber<unknown, unknown> => {
+          const scope = Scope.makeUnsafe()
+          const connection = fromSession(runtime, session, scope)
+          const own = Context.add(Context.add(context, Connection, connection), Scope.Scope, scope)
+          const handled = Effect.interruptible(Effect.suspend(() => handler(connection)))
+          const whole = Effect.onExit(handled, (exit) => {
+            const closing = Effect.ignoreCause(Scope.closeUnsafe(scope, exit) ?? Exit.void, unhandled)
+            return Exit.isSuccess(exit) ? closing : Effect.andThen(closing, report(exit.cause))
+          })
+          return Effect.runForkWith(own as Context.Context<never>)(whole as Effect.Effect<unknown, unknown>, {
+            uninterruptible: true
+          })
+        }
         // Between accepting a session and serving it nothing can interrupt: the fiber is started in the same step.
         const next = take(true, (session, fiber) => {
-          const served = Effect.runForkWith(fiber.context)(serve(session), { uninterruptible: true })
+          const served = serve(fiber.context, session)
           if (served.pollUnsafe() !== undefined) return
           const one = { fiber: served, place: serving.length }
           serving.push(one)
@@ -248,7 +249,7 @@ const make = (runtime: Runtime, source: Source, hold: Hold): Listener => {
 
 /** A connection's fiber, and its place among all of its listener. */
 interface Serving {
-  readonly fiber: Fiber.Fiber<void>
+  readonly fiber: Fiber.Fiber<unknown, unknown>
   place: number
 }
 
@@ -260,6 +261,14 @@ const unhandled = { log: "Unhandled", message: "Unhandled error in a connection 
 /** What a handler cannot help: its connection is over, by its peer or because its application goes. */
 const isOver = (error: unknown): boolean =>
   error instanceof SessionError.SessionError && ["Reset", "PeerDied", "Closed"].includes(error.reason._tag)
+
+const report = (cause: Cause.Cause<unknown>): Effect.Effect<void> => {
+  if (Cause.hasInterruptsOnly(cause)) return Effect.void
+  const error = Cause.findErrorOption(cause)
+  return Option.isSome(error) && isOver(error.value)
+    ? Effect.logDebug("A connection was over before its handler", error.value)
+    : Effect.ignoreCause(Effect.failCause(cause), unhandled)
+}
 
 const makeRequest = (runtime: Runtime, source: Source, session: Session.AppSession): ConnectionRequest => {
   // A listener that says yes itself has done so; the connection still waits for an owner.
