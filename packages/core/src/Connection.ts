@@ -336,9 +336,12 @@ class Parked<A, E> implements Waiter {
   }
 
   private finish(exit: Exit.Exit<A, E>): void {
-    this.queue.shift()
+    const { queue } = this
+    queue.shift()
+    const next = queue[0]
     this.done(exit)
-    this.connection.wakeFirst(this.queue)
+    // Who has come meanwhile has looked.
+    if (queue[0] === next) this.connection.wakeFirst(queue)
   }
 }
 

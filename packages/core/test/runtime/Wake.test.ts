@@ -205,6 +205,38 @@ describe("Wake", () => {
     }).pipe(Effect.scoped, Effect.provide(applicationWith(layer)))
   )
 
+  it.live("a fiber is woken once for a message, and not by what it has read itself", () => {
+    let wakes = 0
+    const counting = Layer.effect(
+      Wake,
+      Effect.map(make(), (direct) =>
+        Wake.of({
+          ...direct,
+          wake(waiter) {
+            wakes++
+            direct.wake(waiter)
+          }
+        })
+      )
+    )
+    return Effect.gen(function* () {
+      const listener = yield* Application.listen(endpoint)
+      const client = yield* Application.connect(endpoint)
+      const server = yield* listener.accept
+      yield* Effect.forkScoped(
+        Effect.forever(Effect.flatMap(server.read, server.write), { disableYield: true }),
+        { startImmediately: true }
+      )
+      wakes = 0
+      for (let trip = 1; trip <= 10; trip++) {
+        yield* client.write(Uint8Array.of(trip))
+        assert.deepStrictEqual([...(yield* client.read)], [trip])
+        // The answer is there before the client asks for it.
+        assert.strictEqual(wakes, trip)
+      }
+    }).pipe(Effect.scoped, Effect.provide(applicationWith(counting)))
+  })
+
   describe("two fibers that never stop talking", () => {
     const serve = (listener: Listener.Listener) =>
       Effect.flatMap(listener.accept, (server) =>
