@@ -204,6 +204,46 @@ export const takeUnsafe = <A extends Uint8Array>(
       )
 
 /**
+ * Takes again and again, and allocates nothing for it.
+ *
+ * @internal
+ */
+export interface Taker {
+  /** As `takeUnsafe` does, one at a time. */
+  readonly take: () => void
+  /** Gives up. */
+  readonly cancel: () => void
+}
+
+/**
+ * What takes with these again and again.
+ *
+ * @internal
+ */
+export const taker = (
+  self: Connection,
+  allocate: (bytes: number) => Uint8Array,
+  done: (exit: Exit.Exit<Uint8Array, SessionError.SessionError | Cause.Done>) => void
+): Taker => {
+  if (self instanceof ConnectionImpl) return self.taker(allocate, done)
+  let cancel = nothing
+  return {
+    take() {
+      cancel = takeUnsafe(self, allocate, done)
+    },
+    cancel: () => cancel()
+  }
+}
+
+/**
+ * Writes all of it when that can be done at once, and says whether it has.
+ *
+ * @internal
+ */
+export const writeAtOnce = (self: Connection, bytes: Uint8Array): boolean =>
+  self instanceof ConnectionImpl && self.writeAtOnce(bytes)
+
+/**
  * `writeAll` without a fiber, for adapters that are called back. `done` is
  * called before this returns, or later on the stack of whoever has made room; in
  * between, what is returned gives up.
@@ -296,7 +336,7 @@ const closing = (session: AppSession, reset: boolean): Effect.Effect<void> => {
   })
 }
 
-/** A fiber that waits in `read` or `write`. Its connection's queues hold it until it is done or interrupted. */
+/** Who waits in `read` or `write`. Its connection's queues hold it until it is done or interrupted. */
 class Parked<A, E> implements Waiter {
   isWoken = false
   wasRung = false
@@ -315,6 +355,13 @@ class Parked<A, E> implements Waiter {
     this.queue = queue
     this.attempt = attempt
     this.done = done
+  }
+
+  /** Now, or behind those who asked before. */
+  take(): void {
+    const exit = this.queue.length === 0 ? this.attempt() : undefined
+    if (exit === undefined) this.queue.push(this)
+    else this.done(exit)
   }
 
   resume(): void {
@@ -338,6 +385,7 @@ class Parked<A, E> implements Waiter {
   private finish(exit: Exit.Exit<A, E>): void {
     const { queue } = this
     queue.shift()
+    this.isWoken = false
     const next = queue[0]
     this.done(exit)
     // Who has come meanwhile has looked.
@@ -523,6 +571,23 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     done: (exit: Exit.Exit<A, SessionError.SessionError | Cause.Done>) => void
   ): Effect.Effect<void> | void {
     return this.readNow(() => this.attemptRead(allocate), done)
+  }
+
+  /** @internal */
+  taker(
+    allocate: (bytes: number) => Uint8Array,
+    done: (exit: Exit.Exit<Uint8Array, SessionError.SessionError | Cause.Done>) => void
+  ): Taker {
+    return new Parked(this, this.readers, () => this.attemptRead(allocate), done)
+  }
+
+  /** @internal */
+  writeAtOnce(bytes: Uint8Array): boolean {
+    if (this.isBroken || this.isWriting || this.writers.length > 0) return false
+    const { length } = bytes
+    if (this.tx.enqueueAll(bytes, 0, length) !== length) return false
+    this.published(length)
+    return true
   }
 
   /** `writeAll`, for those who run no fiber. @internal */

@@ -142,17 +142,21 @@ const socketOf = <R>(
       Effect.updateContext((own: Context.Context<Scope.Scope>) => Context.merge(services, own))
     ) as Socket.Socket["reader"]
 
-    const over = Effect.suspend(() => Effect.fail(asWriteError(new Error("the connection is closed"))))
+    /** For a line that is not there, yet or any more. */
+    const whenOpen = (write: Effect.Effect<void, Socket.SocketError>): Effect.Effect<void, Socket.SocketError> =>
+      isOver ? Effect.fail(asWriteError(new Error("the connection is closed"))) : opened.whenOpen(write)
     const write: Socket.Writer["write"] = (chunk) =>
       Effect.suspend(() => {
-        if (isOver) return over
-        if (current === undefined) return opened.whenOpen(write(chunk))
-        return Socket.isCloseEvent(chunk) ? current.closeWith(chunk) : current.write([bytesOf(chunk)])
+        if (current === undefined) return whenOpen(write(chunk))
+        if (typeof chunk === "string") return current.write(encoder.encode(chunk))
+        // Asked first: it is what comes nearly always, and the other question takes long for an array.
+        if (chunk instanceof Uint8Array || !Socket.isCloseEvent(chunk)) return current.write(chunk)
+        return current.closeWith(chunk)
       })
     const writeAll: Socket.Writer["writeAll"] = (chunks) =>
       Effect.suspend(() => {
-        if (isOver) return over
-        return current === undefined ? opened.whenOpen(writeAll(chunks)) : current.write(chunks.map(bytesOf))
+        if (current === undefined) return whenOpen(writeAll(chunks))
+        return chunks.length === 1 ? current.write(bytesOf(chunks[0])) : current.writeAll(chunks.map(bytesOf))
       })
     const writer = Effect.acquireRelease(Effect.succeed({ write, writeAll }), () => Effect.sync(() => current?.end()))
 
@@ -198,37 +202,29 @@ const asReadError = (error: SessionError.SessionError | Cause.Done): Socket.Sock
 const asWriteError = (cause: unknown): Socket.SocketError =>
   new Socket.SocketError({ reason: new Socket.SocketWriteError({ cause }) })
 
+const nothing = new Uint8Array(0)
+
 /** One connection of a socket, from when its reader has been acquired until it is released. */
 class Line {
   private readonly connection: Connection.Connection
-  /** What was read and that nobody has pulled: whoever pulled was interrupted on the way. */
+  private readonly taker: Connection.Taker
+  private isTaking = false
+  /** What was read and nobody has been given. */
   private pending: Uint8Array | undefined = undefined
   private failure: Socket.SocketError | undefined = undefined
   private waiter: ((effect: Effect.Effect<readonly [Uint8Array], Socket.SocketError>) => void) | undefined = undefined
-  private giveUp: (() => void) | undefined = undefined
-  private isTaking = false
   private writing = 0
   private wantsEnd = false
   private afterWrites: Array<() => void> = []
 
   constructor(connection: Connection.Connection) {
     this.connection = connection
+    this.taker = Connection.taker(connection, allocate, (exit) => this.onTaken(exit))
   }
 
-  // What was read stays here until the very step that hands it out, in which nothing can come between.
-
-  readonly pull: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.suspend(() => {
+  readonly pull: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.callback((resume) => {
     this.take()
-    return this.isReady ? this.handOut() : this.wait
-  })
-
-  private readonly deliver: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.suspend(() =>
-    this.isReady ? this.handOut() : this.pull
-  )
-
-  private readonly wait: Effect.Effect<readonly [Uint8Array], Socket.SocketError> = Effect.callback((resume) => {
-    this.take()
-    if (this.isReady) return resume(this.deliver)
+    if (this.isReady) return resume(this.delivery())
     this.waiter = resume
     return Effect.sync(() => {
       if (this.waiter !== resume) return
@@ -237,11 +233,18 @@ class Line {
     })
   })
 
-  private handOut(): Exit.Exit<readonly [Uint8Array], Socket.SocketError> {
-    const { failure, pending } = this
-    if (pending === undefined) return Exit.fail(failure!)
+  /**
+   * What was read stays here until the very step that hands it out: whoever pulls may be interrupted on the way there.
+   * There is nothing only where another one has pulled meanwhile.
+   */
+  private readonly handOut: Effect.Effect<readonly [Uint8Array]> = Effect.sync(() => {
+    const bytes = this.pending ?? nothing
     this.pending = undefined
-    return Exit.succeed([pending])
+    return [bytes]
+  })
+
+  private delivery(): Effect.Effect<readonly [Uint8Array], Socket.SocketError> {
+    return this.pending === undefined ? Effect.fail(this.failure!) : this.handOut
   }
 
   private get isReady(): boolean {
@@ -251,36 +254,41 @@ class Line {
   private take(): void {
     if (this.isReady || this.isTaking) return
     this.isTaking = true
-    const giveUp = Connection.takeUnsafe(this.connection, allocate, (exit) => {
-      this.isTaking = false
-      this.giveUp = undefined
-      if (Exit.isSuccess(exit)) this.pending = exit.value
-      else
-        this.failure ??= Option.match(Exit.findErrorOption(exit), {
-          // Who reads for it was interrupted.
-          onNone: () => closeError(1006),
-          onSome: asReadError
-        })
-      this.wake()
-    })
-    if (this.isTaking) this.giveUp = giveUp
+    this.taker.take()
+  }
+
+  private onTaken(exit: Exit.Exit<Uint8Array, SessionError.SessionError | Cause.Done>): void {
+    this.isTaking = false
+    if (Exit.isSuccess(exit)) this.pending = exit.value
+    else
+      this.failure ??= Option.match(Exit.findErrorOption(exit), {
+        // Who reads for it was interrupted.
+        onNone: () => closeError(1006),
+        onSome: asReadError
+      })
+    this.wake()
   }
 
   private stopTaking(): void {
-    this.giveUp?.()
-    this.giveUp = undefined
+    if (!this.isTaking) return
     this.isTaking = false
+    this.taker.cancel()
   }
 
   /** The only place where a pull that waits is woken. */
   private wake(): void {
     const { waiter } = this
+    if (waiter === undefined) return
     this.waiter = undefined
-    waiter?.(this.deliver)
+    waiter(this.delivery())
+  }
+
+  write(bytes: Uint8Array): Effect.Effect<void, Socket.SocketError> {
+    return Connection.writeAtOnce(this.connection, bytes) ? Effect.void : this.writeAll([bytes])
   }
 
   /** What has been begun is written to its end, whoever waits for it: half a message would spoil all that follow. */
-  write(chunks: ReadonlyArray<Uint8Array>): Effect.Effect<void, Socket.SocketError> {
+  writeAll(chunks: ReadonlyArray<Uint8Array>): Effect.Effect<void, Socket.SocketError> {
     let written: Exit.Exit<void, Socket.SocketError> | undefined
     let waiter: ((exit: Exit.Exit<void, Socket.SocketError>) => void) | undefined
     this.writing++

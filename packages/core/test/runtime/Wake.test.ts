@@ -223,10 +223,9 @@ describe("Wake", () => {
       const listener = yield* Application.listen(endpoint)
       const client = yield* Application.connect(endpoint)
       const server = yield* listener.accept
-      yield* Effect.forkScoped(
-        Effect.forever(Effect.flatMap(server.read, server.write), { disableYield: true }),
-        { startImmediately: true }
-      )
+      yield* Effect.forkScoped(Effect.forever(Effect.flatMap(server.read, server.write), { disableYield: true }), {
+        startImmediately: true
+      })
       wakes = 0
       for (let trip = 1; trip <= 10; trip++) {
         yield* client.write(Uint8Array.of(trip))
