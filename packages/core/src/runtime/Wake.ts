@@ -82,6 +82,8 @@ export const make = (
     let budget = maxBudget
     let isScheduled = false
     const queue = MutableList.make<Waiter>()
+    /** How many of the queue the turn that is going on will still resume. */
+    let left = 0
 
     const schedule = () => {
       if (isScheduled || queue.length === 0) return
@@ -94,8 +96,12 @@ export const make = (
       budget = maxBudget
       try {
         // Those who come meanwhile stand behind the ones that are there, and wait for the next turn.
-        for (let left = queue.length; left > 0; left--) (MutableList.take(queue) as Waiter).resume()
+        for (left = queue.length; left > 0;) {
+          left--
+          ;(MutableList.take(queue) as Waiter).resume()
+        }
       } finally {
+        left = 0
         schedule()
       }
     }
@@ -107,8 +113,9 @@ export const make = (
 
     return Wake.of({
       wake(waiter) {
-        // Behind a queue, so that nobody is overtaken.
-        if (queue.length > 0 || depth === maxDepth || budget === 0) defer(waiter)
+        // Behind those who wait for the next turn. Not behind those of this one: where two stand in the queue, each would
+        // wake its other end into it, and nobody would ever be resumed directly again.
+        if (queue.length > left || depth === maxDepth || budget === 0) defer(waiter)
         else {
           depth++
           budget--

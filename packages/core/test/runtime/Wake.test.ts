@@ -131,7 +131,7 @@ describe("Wake", () => {
     assert.strictEqual(resumed, 3)
   })
 
-  it("whoever was woken first is resumed first", () => {
+  it("whoever waits for the same turn is resumed in the order of waking", () => {
     const scheduler = new SteppingScheduler()
     const { wake } = makeOn(scheduler, { budget: 1 })
     const order: Array<string> = []
@@ -145,7 +145,43 @@ describe("Wake", () => {
     wake(named("third", named("sixth")))
     assert.deepStrictEqual(order, ["first"])
     scheduler.runAll()
-    assert.deepStrictEqual(order, ["first", "second", "third", "fourth", "fifth", "sixth"])
+    // The fourth is what the new budget is for.
+    assert.deepStrictEqual(order, ["first", "second", "fourth", "third", "fifth", "sixth"])
+  })
+
+  it("conversations that have waited for a turn go on directly, however many they are", () => {
+    const scheduler = new SteppingScheduler()
+    const { wake } = makeOn(scheduler, { budget: 100 })
+    let rounds = 0
+    /** Asks, and goes on when there is an answer: at once if the other end was resumed at once. */
+    const converse = () => {
+      let isAnswered = false
+      let isWaiting = false
+      const ask = (): void => {
+        for (let n = 0; n < 1000; n++) {
+          rounds++
+          isAnswered = false
+          wake(other)
+          if (isAnswered) continue
+          isWaiting = true
+          return
+        }
+      }
+      const self = waiter(ask)
+      const other = waiter(() => {
+        isAnswered = true
+        if (!isWaiting) return
+        isWaiting = false
+        wake(self)
+      })
+      wake(self)
+    }
+    for (let i = 0; i < 5; i++) converse()
+    for (let turn = 1; turn <= 20; turn++) {
+      const before = rounds
+      assert.isTrue(scheduler.step())
+      assert.isAtLeast(rounds - before, 90, `turn ${turn}`)
+    }
   })
 
   describe("a waiter that throws", () => {
