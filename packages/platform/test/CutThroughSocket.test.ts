@@ -7,6 +7,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Layer, Option, Queue, type Scope, Stream } from "effect"
 import { Socket, SocketServer } from "effect/socket"
 import { misplaced, pattern, reasonOf } from "../../core/test/fixtures.ts"
+import { SteppingScheduler } from "../../core/test/runtime/stepping.ts"
 
 type Services = Application.Application | SessionLayer
 
@@ -107,6 +108,40 @@ describe("CutThroughSocket", () => {
       }
       yield* Fiber.join(second)
     }))
+
+  for (const arrives of ["before", "while it waits"]) {
+    test(`a pull that is interrupted wherever it yields loses nothing: bytes that arrive ${arrives}`, () =>
+      Effect.gen(function* () {
+        const listener = yield* Application.listen(Endpoint.tcp("127.0.0.1", 7000))
+        const { pull } = yield* open(yield* CutThroughSocket.make("tcp://127.0.0.1:7000"))
+        const server = yield* listener.accept
+        let interrupted = 0
+        for (let ops = 3; ops <= 8; ops++) {
+          for (let before = 0; before <= ops; before++) {
+            for (let steps = 0; steps <= 3; steps++) {
+              const id = Uint8Array.of(ops, before, steps)
+              if (arrives === "before") yield* server.write(id)
+              let pulled: ReadonlyArray<Uint8Array | string> | undefined
+              const scheduler = new SteppingScheduler(ops)
+              const pulling = Effect.gen(function* () {
+                for (let i = 0; i < before; i++) yield* Effect.void
+                pulled = yield* pull
+              })
+              const fiber = Effect.runFork(pulling, { scheduler })
+              for (let step = 0; step < steps; step++) scheduler.step()
+              if (arrives !== "before") yield* server.write(id)
+              fiber.interruptUnsafe()
+              scheduler.runAll()
+              if (pulled === undefined) interrupted++
+              // Were they lost, this would find nothing.
+              const [bytes] = pulled ?? Effect.runSync(pull)
+              assert.deepStrictEqual([...(bytes as Uint8Array)], [...id])
+            }
+          }
+        }
+        assert.isAbove(interrupted, 0)
+      }))
+  }
 
   test("closing while a write waits for room: it arrives all the same", () =>
     Effect.gen(function* () {
