@@ -9,7 +9,7 @@ export interface Plan {
   readonly pairsOfDear: number
   readonly partOfDear: number
   readonly legMillis: number
-  /** For each way. */
+  /** For each way. V8 compiles what is hot on the same cores for a second and more: what is compared comes behind that. */
   readonly warmUpMillis: number
   /** For the pairs beside one peer: there are fewer of them when they would take longer, but three at least. */
   readonly mostMillis: number
@@ -20,7 +20,7 @@ export const FULL: Plan = {
   pairsOfDear: 9,
   partOfDear: 1,
   legMillis: 150,
-  warmUpMillis: 1000,
+  warmUpMillis: 2500,
   mostMillis: 600_000
 }
 
