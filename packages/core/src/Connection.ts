@@ -258,6 +258,16 @@ export const writeAllUnsafe = (
   self instanceof ConnectionImpl ? giveUp(self.writeChunks(chunks, done)) : runHere(self.writeAll(chunks), done)
 
 /**
+ * `ref` and `unref` without a fiber: HTTP calls each of them once for a request.
+ *
+ * @internal
+ */
+export const holdUnsafe = (self: Connection, isHeld: boolean): void => {
+  if (self instanceof ConnectionImpl) self.holdNow(isHeld)
+  else Effect.runSync(isHeld ? self.ref : self.unref)
+}
+
+/**
  * Reads and writes of a connection that do not wait, without fibers.
  *
  * A connection has one such face at a time: the last one made is called back.
@@ -627,14 +637,18 @@ class ConnectionImpl implements Connection, Doorbell.Target {
     this.runtime.wake.defer(waiter)
   }
 
+  /** @internal */
+  holdNow(isHeld: boolean): void {
+    if (!isHeld) this.hold?.unref()
+    else if (!this.isClosed) this.hold?.ref()
+  }
+
   get ref(): Effect.Effect<void> {
-    return Effect.sync(() => {
-      if (!this.isClosed) this.hold?.ref()
-    })
+    return Effect.sync(() => this.holdNow(true))
   }
 
   get unref(): Effect.Effect<void> {
-    return Effect.sync(() => this.hold?.unref())
+    return Effect.sync(() => this.holdNow(false))
   }
 
   get end(): Effect.Effect<void> {

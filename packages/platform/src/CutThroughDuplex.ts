@@ -270,7 +270,7 @@ export class CutThroughDuplex extends Duplex {
     this.remoteAddress = there.address
     this.remotePort = there.port
     this.remoteFamily = there.family
-    if (!this.#isReferenced) Effect.runSync(connection.unref)
+    if (!this.#isReferenced) Connection.holdUnsafe(connection, false)
   }
 
   /** Forgets the connection it had: it can connect again. @internal */
@@ -360,7 +360,7 @@ export class CutThroughDuplex extends Duplex {
     const connection = this.#connection
     if (connection === undefined) return
     const isBusy = !this.#hasEnded || this.#onWritten !== undefined
-    Effect.runSync(this.#isReferenced && isBusy ? connection.ref : connection.unref)
+    Connection.holdUnsafe(connection, this.#isReferenced && isBusy)
   }
 
   // ---------------------------------------------------------------------------
