@@ -59,7 +59,8 @@ const echo = (socket: Socket.Socket) =>
     Effect.gen(function* () {
       const { pull } = yield* socket.reader
       const { writeAll } = yield* socket.writer
-      return yield* Effect.forever(Effect.flatMap(pull, writeAll))
+      // As Effect's own servers of sockets do it, without a turn of the scheduler between what comes and the next.
+      return yield* Effect.forever(Effect.flatMap(pull, writeAll), { disableYield: true })
     })
     // The socket has closed.
   ).pipe(Effect.ignore)
