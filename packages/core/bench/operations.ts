@@ -119,13 +119,22 @@ const doorbell = (segment: FifoSegment.FifoSegment): Operation["run"] => {
   }
 }
 
+/** As for connections between fibers of one thread. */
+const makeOwn = (copy: Copy): FifoSegment.FifoSegment => {
+  const segment = makeSegment(copy)
+  segment.words.isShared = false
+  return segment
+}
+
 /** All of them, with the copy that is given. */
 export const operations = (copy?: Copy): ReadonlyArray<Operation> => [
   ...SIZES.map(({ bytes, name }) => ({ name: `enqueue-${name}`, run: enqueue(makeSegment(copy), bytes) })),
   ...SIZES.map(({ bytes, name }) => ({ name: `dequeue-${name}`, run: dequeue(makeSegment(copy), bytes) })),
   { name: "pass-64B", run: pass(makeSegment(copy), 64) },
+  { name: "pass-64B-own", run: pass(makeOwn(copy), 64) },
   { name: "chunk-4KiB", run: chunk(makeSegment(copy), 4096) },
   { name: "chunk-64KiB", run: chunk(makeSegment(copy), 65_536) },
   { name: "fifo-pair", run: pair(makeSegment(copy)) },
+  { name: "fifo-pair-own", run: pair(makeOwn(copy)) },
   { name: "doorbell", run: doorbell(makeSegment(copy)) }
 ]

@@ -238,7 +238,9 @@ export const make = (
     }
 
     const obtain = (byteLength: number, mappers: ReadonlyArray<Mapper> = NOBODY): PooledRegion => {
-      const region = mappers.length === 0 ? obtainOwn(byteLength) : obtainFor(byteLength, mappers)
+      const isShared = mappers.length > 0
+      const region = isShared ? obtainFor(byteLength, mappers) : obtainOwn(byteLength)
+      region.words.isShared = isShared
       regions++
       bytes += byteLength
       return region

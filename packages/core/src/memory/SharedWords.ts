@@ -9,8 +9,9 @@
  *
  * All words are 32-bit integers, one width only and never aliased by payload
  * bytes: mixed-size access is where the memory model of JavaScript gives no
- * guarantee. They are accessed with `Atomics`, but for `peek` and `init`, which
- * are for words that nobody else changes or looks at, and for hints.
+ * guarantee. Where another thread may have the memory mapped they are accessed
+ * with `Atomics`, but for `peek` and `init`, which are for words that nobody
+ * else changes or looks at, and for hints.
  *
  * @since 0.1.0
  */
@@ -90,6 +91,11 @@ const ZEROS = new Uint8Array(16384)
 export class SharedWords {
   /** The memory itself, to be handed to another thread. */
   readonly buffer: ArrayBufferLike
+  /**
+   * Whether other threads may have the memory mapped. Where none has, nothing need
+   * be atomic, which costs some times as much. Default true.
+   */
+  isShared = true
   private readonly words: Int32Array
   private readonly bytes: Uint8Array
   private readonly copy: Copy
@@ -108,12 +114,13 @@ export class SharedWords {
 
   /** Reads a word. */
   load(word: number): number {
-    return Atomics.load(this.words, word)
+    return this.isShared ? Atomics.load(this.words, word) : this.words[word]
   }
 
   /** Writes a word. */
   store(word: number, value: number): void {
-    Atomics.store(this.words, word, value)
+    if (this.isShared) Atomics.store(this.words, word, value)
+    else this.words[word] = value
   }
 
   /**
@@ -132,22 +139,34 @@ export class SharedWords {
 
   /** Adds to a word and returns what it held before. */
   add(word: number, value: number): number {
-    return Atomics.add(this.words, word, value)
+    if (this.isShared) return Atomics.add(this.words, word, value)
+    const before = this.words[word]
+    this.words[word] = before + value
+    return before
   }
 
   /** Sets bits of a word and returns what it held before. */
   or(word: number, bits: number): number {
-    return Atomics.or(this.words, word, bits)
+    if (this.isShared) return Atomics.or(this.words, word, bits)
+    const before = this.words[word]
+    this.words[word] = before | bits
+    return before
   }
 
   /** Keeps only the given bits of a word and returns what it held before. */
   and(word: number, bits: number): number {
-    return Atomics.and(this.words, word, bits)
+    if (this.isShared) return Atomics.and(this.words, word, bits)
+    const before = this.words[word]
+    this.words[word] = before & bits
+    return before
   }
 
   /** Replaces a word and returns what it held before. */
   exchange(word: number, value: number): number {
-    return Atomics.exchange(this.words, word, value)
+    if (this.isShared) return Atomics.exchange(this.words, word, value)
+    const before = this.words[word]
+    this.words[word] = value
+    return before
   }
 
   /** Copies private bytes into the region at byte offset `targetStart`. */

@@ -41,6 +41,21 @@ describe("Fifo", () => {
     )
 
     it.prop(
+      "one object for both sides, in memory that no other thread has mapped",
+      { shape: Model.shapes, program: Model.commands },
+      ({ program, shape }) => {
+        const segment = segmentOf(shape)
+        segment.words.isShared = false
+        Model.run(
+          segment,
+          shape.sizes.map((size) => Model.subject(allocateFifo(segment, size))),
+          program
+        )
+      },
+      { arbitrary: { runs: 300, size: 120 } }
+    )
+
+    it.prop(
       "two mappings, positions around the wrap of 32 bits",
       {
         shape: Model.shapes,

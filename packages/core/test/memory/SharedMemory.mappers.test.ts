@@ -70,6 +70,22 @@ describe("SharedMemory for threads", () => {
         assert.strictEqual(memory.stats().regions, 5)
       })
 
+      it("words are atomic where another thread may have them mapped, and nowhere else", () => {
+        const memory = makeMemory()
+        const [a] = threads(1)
+        const own = obtain(memory, 100)
+        assert.isFalse(own.words.isShared)
+        memory.release(own, [])
+        const shared = obtain(memory, 100, [a])
+        assertSame(shared, own)
+        assert.isTrue(shared.words.isShared)
+        memory.release(shared, [])
+        a.isGone = true
+        const again = obtain(memory, 100)
+        assertSame(again, own)
+        assert.isFalse(again.words.isShared)
+      })
+
       it("one that a thread has mapped serves only those who bring that thread", () => {
         const memory = makeMemory()
         const [a, b, c] = threads(3)

@@ -65,6 +65,27 @@ describe("portableCopy", () => {
 })
 
 describe("SharedWords", () => {
+  it("does the same with atomics and without", () => {
+    const [shared, own] = [true, false].map((isShared) => {
+      const words = new SharedWords(new SharedArrayBuffer(8))
+      assert.isTrue(words.isShared)
+      words.isShared = isShared
+      return words
+    })
+    const values = [0, 1, -1, 0x7fffffff, -0x80000000, 0x80000000, 0xdeadbeef, 12345]
+    for (const operation of ["store", "add", "or", "and", "exchange"] as const) {
+      for (const before of values) {
+        for (const value of values) {
+          const outcomes = [shared, own].map((words) => {
+            words.init(1, before)
+            return [words[operation](1, value), words.load(1), words.peek(1), words.load(0)]
+          })
+          assert.deepStrictEqual(outcomes[1], outcomes[0], `${operation} of ${value} to ${before}`)
+        }
+      }
+    }
+  })
+
   it("a region need not be whole words long: its last bytes are bytes only", () => {
     for (const length of [5, 6, 7]) {
       const words = new SharedWords(new SharedArrayBuffer(length))
