@@ -148,10 +148,9 @@ const socketOf = <R>(
     const write: Socket.Writer["write"] = (chunk) =>
       Effect.suspend(() => {
         if (current === undefined) return whenOpen(write(chunk))
-        if (typeof chunk === "string") return current.write(encoder.encode(chunk))
-        // Asked first: it is what comes nearly always, and the other question takes long for an array.
-        if (chunk instanceof Uint8Array || !Socket.isCloseEvent(chunk)) return current.write(chunk)
-        return current.closeWith(chunk)
+        // Not asked of an array, which is what comes nearly always: that takes long.
+        const isBytes = typeof chunk === "string" || chunk instanceof Uint8Array
+        return !isBytes && Socket.isCloseEvent(chunk) ? current.closeWith(chunk) : current.write(bytesOf(chunk))
       })
     const writeAll: Socket.Writer["writeAll"] = (chunks) =>
       Effect.suspend(() => {

@@ -50,7 +50,8 @@ const lowest = (bits: number): number => 31 - Math.clz32(bits & -bits)
 
 /**
  * One thread's end of a bell: rings the other thread, and is a source of its
- * own thread's poller.
+ * own thread's poller. While that looks, it watches a few FIFOs, too, whose
+ * writers then need not ring.
  *
  * The buffer is zeroed before its first use. `side` is 0 in one of the threads
  * and 1 in the other. `heat` is called after each ring, because whoever rings

@@ -299,7 +299,7 @@ class GuestImpl implements Control.Listener<Protocol.Message> {
     if (rx === undefined || tx === undefined) {
       this.post({ _tag: "Close", session: info.session, reset: true })
       return SessionError.make(
-        new SessionError.CorruptSegment({ endpoint: Endpoint.format(Protocol.decodeAddress(info.remote)) })
+        new SessionError.CorruptSegment({ endpoint: Endpoint.format(Endpoint.fromNumbers(info.remote)) })
       )
     }
     const session = new GuestSession(this, info, rx, tx)
@@ -624,11 +624,11 @@ class GuestSession implements AppSession, Target {
   }
 
   get local(): Endpoint.Endpoint {
-    return (this.madeLocal ??= Protocol.decodeAddress(this.info.local))
+    return (this.madeLocal ??= Endpoint.fromNumbers(this.info.local))
   }
 
   get remote(): Endpoint.Endpoint {
-    return (this.madeRemote ??= Protocol.decodeAddress(this.info.remote))
+    return (this.madeRemote ??= Endpoint.fromNumbers(this.info.remote))
   }
 
   get isClosing(): boolean {

@@ -128,8 +128,8 @@ export const decodeRequest = Schema.decodeUnknownResult(Request)
 // ---------------------------------------------------------------------------
 
 /**
- * An endpoint in numbers, which cost less than a text: the words of the address,
- * of IPv6 also the scope, and the port.
+ * An endpoint in numbers, which cost less than a text: those of
+ * `Endpoint.toNumbers`.
  *
  * @category models
  * @since 0.1.0
@@ -445,22 +445,6 @@ export const decodeError: (encoded: unknown) => SessionError.SessionError = Sche
  * @since 0.1.0
  */
 export const encodeEndpoint = (endpoint: Endpoint.Endpoint): string => `tcp://${Endpoint.format(endpoint)}`
-
-/**
- * The endpoint of a session, as it crosses.
- *
- * @category encoding
- * @since 0.1.0
- */
-export const encodeAddress = Endpoint.toNumbers
-
-/**
- * The endpoint again.
- *
- * @category decoding
- * @since 0.1.0
- */
-export const decodeAddress = Endpoint.fromNumbers
 
 /**
  * The options of an application, as they cross: what structured cloning would

@@ -18,7 +18,7 @@ import * as Effect from "effect/Effect"
 /** Few, because each look goes through all of them. */
 const MOST = 4
 
-/** A FIFO that has nothing so many times when others have something is not worth a look any more. */
+/** A FIFO that has had nothing in so many takes is not worth a look any more. */
 const PATIENCE = 64
 
 /**
@@ -39,7 +39,7 @@ class Watched {
   readonly fifo: Fifo
   target: Target
   isArmed = true
-  /** How often others had something since. */
+  /** Takes since then. */
   inVain = 0
 
   constructor(fifo: Fifo, target: Target) {
@@ -102,7 +102,7 @@ export class Watch {
     // From the last one: whoever is called may go, or bring others.
     for (let i = entries.length - 1; i >= 0; i--) {
       const entry = entries[i]
-      if (entry === undefined || !entry.isArmed || (!entry.fifo.seemsMoved && !this.isTiresome(entry))) continue
+      if (entry === undefined || !entry.isArmed || (!entry.fifo.seemsMoved && !this.leave(entry))) continue
       isAny = true
       entry.isArmed = false
       ring(entry.target)
@@ -110,8 +110,8 @@ export class Watch {
     return isAny
   }
 
-  /** Leaves a FIFO to its writer that has had nothing for long; false, or it had at this very moment. */
-  private isTiresome(entry: Watched): boolean {
+  /** Leaves a FIFO to its writer when it has had nothing for long. True when there is something at this very moment. */
+  private leave(entry: Watched): boolean {
     if (++entry.inVain < PATIENCE) return false
     entry.isArmed = false
     entry.fifo.unsetEvent()
